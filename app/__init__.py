@@ -1,0 +1,1 @@
+"""The kernel that the web, the tasks and the migrations share. It imports none of them."""

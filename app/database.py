@@ -1,0 +1,109 @@
+"""The database connection: SQLite's pragmas, each with its reason, and the two kinds of transaction."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+from app.errors import UnavailableError
+
+log = structlog.get_logger(__name__)
+
+#: The first SQLite whose WAL mode has no reset bug (https://www.sqlite.org/wal.html#walresetbug).
+SAFE_WAL = (3, 51, 3)
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Database:
+    """Opens transactions. `read()` sees one snapshot; `write()` takes SQLite's write lock at its beginning."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _create_engine(make_url(url))
+        self._reader = sessionmaker(self._engine, expire_on_commit=False)
+        self._writer = sessionmaker(
+            self._engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False, autoflush=False
+        )
+
+    @property
+    def engine(self) -> sa.Engine:
+        """For Alembic and for backups."""
+        return self._engine
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that changes nothing. Raises UnavailableError."""
+        with _available(), self._reader() as session, session.begin():
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that commits at the end of the block. Raises UnavailableError."""
+        with _available(), self._writer() as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Closes every connection of this process."""
+        self._engine.dispose()
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    """Only what a user can mend becomes our error: locked, full, gone. A wrong statement stays a bug."""
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        log.warning("database_unavailable", reason=str(error.orig))
+        raise UnavailableError(
+            "database_unavailable",
+            "The database does not answer. Try again in a few seconds; operators find the reason in the log.",
+        ) from error
+
+
+def _create_engine(url: URL) -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)
+    module = _sqlite_module()
+    engine = sa.create_engine(url, module=module, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    wal = module.sqlite_version_info >= SAFE_WAL
+    if not wal:
+        log.warning("sqlite_is_old", version=module.sqlite_version, needed="3.51.3", journal="delete")
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: object) -> None:
+        _set_pragmas(connection, wal=wal)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        mode = connection.get_execution_options().get("begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")
+
+    return engine
+
+
+def _sqlite_module() -> Any:
+    """A build of SQLite that is new enough for WAL where its wheel is installed, else Python's own."""
+    try:
+        from pysqlite3 import dbapi2 as module
+    except ImportError:
+        import sqlite3 as module
+    return module
+
+
+def _set_pragmas(connection: Any, *, wal: bool) -> None:
+    # The driver must not begin transactions by itself: ours say IMMEDIATE where they write, so that two writers
+    # queue at BEGIN instead of failing at their first UPDATE.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    # Readers go on while one writer writes. An older SQLite may lose pages in this mode, so it gets the journal.
+    cursor.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
+    # An accepted job outlives a power cut: the commit reaches the disk before the client hears of it.
+    cursor.execute("PRAGMA synchronous = FULL")
+    # Off by default in SQLite: results and pulls go with their job.
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()

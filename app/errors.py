@@ -1,0 +1,111 @@
+"""The one tree of errors. Each class has a stable `code`; app/web/errors.py gives each code its HTTP status.
+
+TokenyardError
+├── BadSettingsError        bad_settings
+├── InvalidRequestError     invalid_request
+├── NotFoundError           not_found
+│   ├── JobNotFoundError    job_not_found
+│   └── ModelNotFoundError  model_not_found
+├── ModelNotDownloadedError model_not_downloaded
+├── NotAllowedError         unauthorized | forbidden_origin | forbidden_host
+├── UnavailableError        broker_unavailable | database_unavailable
+└── JobFailedError          what ended a job: its code is the error that the row keeps
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+class TokenyardError(Exception):
+    """Something that a user or an operator can mend; the message says how."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class BadSettingsError(TokenyardError):
+    """The environment or `.env` holds a value that cannot be used."""
+
+    code = "bad_settings"
+
+
+class InvalidRequestError(TokenyardError):
+    """The request breaks a rule that its message names."""
+
+    code = "invalid_request"
+
+
+class NotFoundError(TokenyardError):
+    """There is nothing at this address."""
+
+    code = "not_found"
+
+
+class JobNotFoundError(NotFoundError):
+    """No job has this id, or it belongs to somebody else."""
+
+    code = "job_not_found"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"No job has the id '{job_id}'. GET /jobs lists the jobs there are.", param="id")
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model has this name."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No model is named '{name}'. GET /models lists the models there are.", param="model")
+
+
+class ModelNotDownloadedError(TokenyardError):
+    """A generation names a model that is not on this machine."""
+
+    code = "model_not_downloaded"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'Model \'{name}\' is not downloaded. Pull it first: POST /pull {{"model": "{name}"}}', param="model"
+        )
+
+
+class NotAllowedError(TokenyardError):
+    """The caller may not do this; `code` says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # each instance carries its own
+
+
+class UnavailableError(TokenyardError):
+    """A part that Tokenyard stands on does not answer; trying again later is right."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # each instance carries its own
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed, as its row and its last event keep it."""
+
+    code: str
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form that the database and the API show."""
+        return asdict(self)
+
+
+class JobFailedError(TokenyardError):
+    """A job ended badly. Raised by tasks, so that Celery and Flower show a failure too."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.code = failure.code  # type: ignore[misc]  # the row's own code
+        self.failure = failure

@@ -1,0 +1,121 @@
+"""Settings: read once from the environment and `.env`, then frozen. Nothing else reads the environment.
+
+Each one is documented in docs/settings.md, and a test holds the two together.
+"""
+
+import functools
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import BadSettingsError
+
+Role = Literal["web", "worker", "puller", "keeper", "beat", "flower", "cli"]
+
+
+class Settings(BaseSettings):
+    """Every knob of Tokenyard. Sizes are bytes and times are seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8005
+    data_dir: Path = Path("data")
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_url: str = ""
+    api_key: SecretStr | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    web_processes: Annotated[int, Field(ge=1, le=64)] = 1
+
+    broker_port: int | None = None
+    flower: bool = True
+    flower_port: int | None = None
+    flower_url: str | None = None
+
+    role: Role = "cli"
+    device: str = "cpu.0"
+    node: str = Field(default_factory=socket.gethostname)
+    engine: Literal["auto", "vllm", "transformers", "llamacpp"] = "auto"
+    worker_slots: Annotated[int, Field(ge=1, le=1024)] | None = None
+    gpu_layers: int = -1
+    max_cache_models: Annotated[int, Field(ge=1, le=64)] = 2
+    preload_models: Annotated[tuple[str, ...], NoDecode] = ()
+    model_load_cooldown: float = 300.0
+    model_load_timeout: float = 600.0
+    enable_scripted_engine: bool = False
+
+    hf_home: Path | None = None
+    hf_endpoint: str = "https://huggingface.co"
+    hf_token: SecretStr | None = None
+    max_concurrent_pulls: Annotated[int, Field(ge=1, le=32)] = 2
+    starter_gguf: Path | None = None
+
+    lease_seconds: Annotated[float, Field(gt=0)] = 15.0
+    renew_seconds: Annotated[float, Field(gt=0)] = 5.0
+    sweep_seconds: Annotated[float, Field(gt=0)] = 5.0
+    resend_seconds: Annotated[float, Field(gt=0)] = 30.0
+    stream_ttl_seconds: Annotated[int, Field(gt=0)] = 600
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["readable", "json"] = "readable"
+
+    @field_validator("cors_origins", "allowed_hosts", "preload_models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        data_dir = self.data_dir.expanduser().absolute()
+        # The model is frozen for everyone else; this is its construction.
+        object.__setattr__(self, "data_dir", data_dir)
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{data_dir / 'jobs.db'}")
+        if not self.is_loopback and self.api_key is None:
+            raise ValueError(
+                f"HOST={self.host} would serve beyond this machine without a key. "
+                "Set API_KEY to a long random string, or HOST=127.0.0.1"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address that the web process binds."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def models_dir(self) -> Path:
+        """Where models that we made or imported live."""
+        return self.data_dir / "models"
+
+    @property
+    def lock_dir(self) -> Path:
+        """Where the processes of this stack keep their locks, sockets and generated files."""
+        return self.data_dir / "run"
+
+
+@functools.cache
+def load() -> Settings:
+    """The process's settings. Raises BadSettingsError with one line a fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise BadSettingsError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"]).upper()
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {message}" if name else message)
+    return "; ".join(lines)

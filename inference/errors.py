@@ -1,0 +1,32 @@
+"""What can go wrong with a whole engine. What is wrong with one request travels as a `Failure` in its last chunk.
+
+EngineError             engine_failed
+├── LoadError           backend_missing | bad_model | out_of_memory | load_timeout | unknown_engine | engine_failed
+└── EngineDiedError     engine_died
+"""
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """An engine cannot do its work; the message says what to do."""
+
+    code: ClassVar[str] = "engine_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class LoadError(EngineError):
+    """The model is not served: `code` says which kind of reason it is."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # each instance carries its own
+
+
+class EngineDiedError(EngineError):
+    """The engine's process is gone, and with it every request that it ran."""
+
+    code = "engine_died"

@@ -1,0 +1,149 @@
+"""What enters and leaves an engine: requests and chunks, and the protocol that every engine speaks.
+
+The structs are arrays on the wire (msgpack), so that a step of a hundred chunks costs microseconds.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal, Protocol
+
+import msgspec
+
+Finish = Literal["stop", "length"]
+Option = str | int | float | bool | None
+#: Called with the fraction of a load that is done, 0.0 to 1.0.
+OnProgress = Callable[[float], None]
+
+#: The most urgent priority is 0; this is what a request has that names none.
+DEFAULT_PRIORITY = 5
+
+
+class _Wire(msgspec.Struct, frozen=True, array_like=True):
+    """A value that crosses the pipe."""
+
+
+class _Tagged(_Wire, frozen=True, array_like=True, tag=True):
+    """A value that says on the wire which one it is, because it shares a pipe with others."""
+
+
+class Message(_Wire, frozen=True):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Sampling(_Wire, frozen=True):
+    """How the next token is drawn. `max_tokens` counts from the original prompt, also when continuing."""
+
+    max_tokens: int = 512
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0  #: 0 is off
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+class Emitted(_Wire, frozen=True):
+    """What earlier attempts at this request already gave out: the engine goes on exactly after it."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    count: int = 0
+
+
+class Request(_Wire, frozen=True):
+    """One answer to generate. Beyond the engine's slots, requests wait by (priority, arrival)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    emitted: Emitted = Emitted()
+    priority: int = DEFAULT_PRIORITY
+    tokens_per_second: float | None = None  #: the scripted engine alone heeds it
+
+    @property
+    def remaining(self) -> int:
+        """How many tokens it may still get; below 1, it is finished."""
+        return self.sampling.max_tokens - self.emitted.count
+
+
+class Failure(_Tagged, frozen=True):
+    """Why a request (or a load) failed: a stable code, and a sentence that says what to do."""
+
+    code: str
+    message: str
+
+    CONTEXT_OVERFLOW: ClassVar[str] = "context_overflow"
+    ENGINE_FAILED: ClassVar[str] = "engine_failed"
+    INVALID_REQUEST: ClassVar[str] = "invalid_request"
+
+
+class Chunk(_Wire, frozen=True):
+    """Some tokens of one request: `count` of them, whose text is exactly `text`.
+
+    The end of any chunk is a clean seam. `ids` is () where the engine has none to give. `prompt_tokens` counts the
+    original prompt and is set on every chunk. A request's last chunk has `finish` or `error`; one that was aborted
+    has no last chunk.
+    """
+
+    id: str
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    count: int = 0
+    choice: int = 0
+    finish: Finish | None = None
+    prompt_tokens: int = 0
+    error: Failure | None = None
+
+
+class Spec(_Wire, frozen=True):
+    """What an engine loads: a name of the catalogue, a model's path, and how many requests run at once."""
+
+    engine: str
+    path: str | None
+    slots: int
+    context: int | None = None  #: tokens, prompt and answer together; None: the model's own, if memory allows
+    options: dict[str, Option] = {}  # noqa: RUF012 (msgspec copies it for each instance)
+
+
+class Info(_Tagged, frozen=True):
+    """What an engine says when it is ready. `context`: tokens; None where nothing bounds it."""
+
+    engine: str
+    pid: int
+    slots: int
+    context: int | None
+    load_seconds: float
+
+
+class Engine(Protocol):
+    """One loaded model. `submit` and `abort` return at once and may be called from any thread."""
+
+    @property
+    def info(self) -> Info:
+        """What was loaded."""
+        ...
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; its chunks come out of `steps`. Raises EngineDiedError when the engine is gone."""
+        ...
+
+    def abort(self, request_id: str) -> None:
+        """End a request and free its slot. What was under way may still come out; then nothing more does."""
+        ...
+
+    def steps(self) -> Iterator[list[Chunk]]:
+        """Each engine step's chunks, of many requests; blocks between steps, for one reader.
+
+        Ends after `close`. Raises EngineDiedError to the reader if the engine dies.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the engine. Returns when its memory is given back."""
+        ...

@@ -1,0 +1,104 @@
+"""The seam: which part of a growing answer may be given out, so that it never has to be taken back.
+
+Used by every engine, once. What might be the start of a stop string waits, with the ids that made it, until it is
+known; so a stop string never leaks, not even in part, and the end of all that was given out is a place from which
+another attempt can go on.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+#: What detokenisers show for bytes that are not (yet) a character.
+REPLACEMENT = "\ufffd"
+
+
+class Piece(NamedTuple):
+    """Tokens and exactly their text."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    count: int = 0
+
+
+class Seam:
+    """Takes pieces as they are generated and gives out those that are safe.
+
+    Of several stop strings the one that is complete first counts (of those, the longest), so that the outcome does
+    not depend on how the text was cut into pieces.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self.stopped = False  #: a stop string came: whatever follows is dropped
+        self._stop = tuple(word for word in stop if word)
+        self._held: deque[Piece] = deque()
+        self._wordless = Piece()
+
+    def feed(self, text: str, ids: tuple[int, ...] = (), count: int = 0) -> Piece:
+        """Add a piece; returns what may be given out now, often all of it, sometimes nothing."""
+        if self.stopped:
+            return Piece()
+        piece = Piece(text, self._wordless.ids + ids, self._wordless.count + count)
+        if not text:  # half a character, or a special token: it belongs to the text that follows
+            self._wordless = piece
+            return Piece()
+        self._wordless = Piece()
+        if not self._held and not self._stop and not text.endswith(REPLACEMENT):
+            return piece
+        self._held.append(piece)
+        return self._release()
+
+    def flush(self) -> Piece:
+        """The answer has ended by itself: give out all that waits."""
+        if self.stopped:
+            return Piece()
+        rest = _join([*self._held, self._wordless])
+        self._held.clear()
+        self._wordless = Piece()
+        return rest
+
+    def _release(self) -> Piece:
+        text = "".join(piece.text for piece in self._held)
+        end = self._first_stop(text)
+        if end is not None:
+            return self._cut(text, end)
+        safe = len(text) - self._doubtful(text)
+        free: list[Piece] = []
+        while self._held and len(self._held[0].text) <= safe:
+            safe -= len(self._held[0].text)
+            free.append(self._held.popleft())
+        return _join(free)
+
+    def _first_stop(self, text: str) -> int | None:
+        """Where the text before the first complete stop string ends."""
+        found = [(at + len(word), at) for word in self._stop if (at := text.find(word)) >= 0]
+        return min(found)[1] if found else None
+
+    def _cut(self, text: str, end: int) -> Piece:
+        """Every token that was made is counted; only those that begin before the stop string show their ids."""
+        self.stopped = True
+        count = sum(piece.count for piece in self._held)
+        ids: tuple[int, ...] = ()
+        at = 0
+        for piece in self._held:
+            ids += piece.ids if at < end else ()
+            at += len(piece.text)
+        self._held.clear()
+        return Piece(text[:end], ids, count)
+
+    def _doubtful(self, text: str) -> int:
+        """How many characters at the end may yet turn into a stop string, or into one whole character."""
+        broken = len(text) - len(text.rstrip(REPLACEMENT))
+        return max([broken, *(_overlap(text, word) for word in self._stop)])
+
+
+def _overlap(text: str, word: str) -> int:
+    """The length of the longest end of `text` that begins `word`, and is not all of it."""
+    longest = min(len(text), len(word) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
+
+
+def _join(pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    ids = tuple(token for piece in pieces for token in piece.ids)
+    return Piece("".join(piece.text for piece in pieces), ids, sum(piece.count for piece in pieces))
