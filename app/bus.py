@@ -14,6 +14,7 @@ import structlog
 from app import events
 from app.errors import UnavailableError
 from app.events import Event, Stored
+from app.jobs import PRIORITIES
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +72,7 @@ class Bus:
     def install(self, job_id: str, attempt: int, seconds: float) -> bool:
         """Raises the fence of a job to this attempt; it and the stream live that long. False: a later one stands."""
         ttl = int(seconds) + self._ttl
-        with _available():
+        with available():
             return bool(self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, ttl]))
 
     def append(self, node: str, entries: list[Entry]) -> list[Entry]:
@@ -80,31 +81,63 @@ class Bus:
         for entry in entries:
             keys += [_fence(entry.job_id), _stream(entry.job_id)]
             args += [entry.attempt, entry.event.seq, events.encode(entry.job_id, entry.event)]  # type: ignore[list-item]
-        with _available():
+        with available():
             return [entries[place - 1] for place in self._append(keys=keys, args=args)]
 
     def finish(self, node: str, entry: Entry) -> None:
         """Appends a job's terminal event and lets its stream go after a while."""
         self.append(node, [entry])
-        with _available():
+        with available():
             self.redis.expire(_stream(entry.job_id), self._ttl)
             self.redis.expire(_fence(entry.job_id), self._ttl)
 
     def publish(self, node: str, job_id: str, event: Event) -> None:
         """Tells followers something that is not stored."""
-        with _available():
+        with available():
             self.redis.publish(channel(node), events.encode(job_id, event))
 
     def replay(self, job_id: str, after: int = 0) -> list[Stored]:
         """The stored events behind a number, in order. Empty where the stream is gone."""
-        with _available():
-            rows = self.redis.xrange(_stream(job_id), min=f"({after}-0" if after else "-")
+        with available():
+            rows: list[tuple[bytes, dict[bytes, bytes]]] = self.redis.xrange(  # type: ignore[assignment]
+                _stream(job_id), min=f"({after}-0" if after else "-"
+            )
         found = (_stored(fields[b"e"]) for _, fields in rows)
         return [event for event in found if event is not None]
 
+    def last_seq(self, job_id: str) -> int:
+        """The number of the last stored event; 0 where there is none."""
+        with available():
+            rows: list[tuple[bytes, object]] = self.redis.xrevrange(_stream(job_id), count=1)  # type: ignore[assignment]
+        return int(rows[0][0].split(b"-")[0]) if rows else 0
+
+    def restore(self, node: str, job_id: str, attempt: int, seconds: float, entries: list[Entry]) -> bool:
+        """Writes a job's stream anew from its owner's buffer, after Redis lost its memory. False: a later attempt."""
+        if not self.install(job_id, attempt, seconds):
+            return False
+        with available():
+            self.redis.delete(_stream(job_id))
+        refused = self.append(node, entries) if entries else []
+        with available():
+            self.redis.expire(_stream(job_id), int(seconds) + self._ttl)
+        return not refused
+
+    def ping(self) -> None:
+        """Asks whether the broker answers. Raises UnavailableError."""
+        with available():
+            self.redis.ping()
+
+    def queue_length(self, queue: str) -> int:
+        """How many messages a Celery queue holds: kombu keeps a list for each priority, the first without a suffix."""
+        names = [queue] + [f"{queue}\x06\x16{priority}" for priority in PRIORITIES[1:]]
+        with available(), self.redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.llen(name)
+            return sum(pipe.execute())
+
     def ask_end(self, job_id: str, state: str) -> None:
         """Wakes the owner of a job that somebody asked to end."""
-        with _available():
+        with available():
             self.redis.publish(ENDS, f"{job_id} {state}")
 
     def listen(self, *patterns: str) -> Iterator[bytes | None]:
@@ -112,7 +145,7 @@ class Bus:
 
         A reader that sees the first None after a break may have missed messages. Raises redis.RedisError on a break.
         """
-        with self.redis.pubsub(ignore_subscribe_messages=True) as subscription:
+        with self.redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.psubscribe(*patterns)
             while True:
                 message = subscription.get_message(timeout=1.0)
@@ -132,7 +165,8 @@ def connect(url: str, *, timeout: float = 5.0) -> "redis.Redis":
 
 
 @contextmanager
-def _available() -> Iterator[None]:
+def available() -> Iterator[None]:
+    """Turns the broker's absence into UnavailableError."""
     try:
         yield
     except redis.RedisError as error:

@@ -82,7 +82,7 @@ class Store:
         return [rows[job_id] for job_id in ids]
 
     def claim(self, job_id: str, life: str, node: str) -> Job | None:
-        """Makes a message true: `queued` to `running` under a new attempt. None: another delivery won, or it is over."""
+        """Makes a message true: `queued` to `running`, a new attempt. None: another delivery won, or it is over."""
         alive = sa.exists().where(Life.id == life, Life.ended_at.is_(None))
         now = time.time()
         with self._db.write() as session:
@@ -157,19 +157,12 @@ class Store:
 
     def requeue_lost(self, session: Session, life: str) -> list[Outcome]:
         """Within the transaction that ends a life: its jobs go back into the queue, or end where they must."""
-        session.execute(
-            sa.update(Job)
-            .where(Job.owner == life, Job.status == State.RUNNING)
-            .values(status=State.QUEUED, released_at=None, losses=Job.losses + 1)
-        )
-        asked = [
-            outcome
-            for state in (State.CANCELLED, State.TIMED_OUT)
-            for outcome in _end_queued(session, Job.owner == life, Job.end_requested == state, state=state)
-        ]
-        poisoned = Failure("poisoned", f"The job was running each time that its worker died, {MAX_LOSSES + 1} times.")
-        over = (Job.owner == life, Job.losses > MAX_LOSSES)
-        return asked + _end_queued(session, *over, state=State.FAILED, failure=poisoned)
+        return _lose(session, Job.owner == life)
+
+    def lose(self, job_id: str, attempt: int) -> list[Outcome]:
+        """A job whose engine died under it, told by its own worker: as `requeue_lost`."""
+        with self._db.write() as session:
+            return _lose(session, Job.id == job_id, Job.attempt == attempt)
 
     def get(self, job_id: str) -> Detail:
         """A job whole. Raises JobNotFoundError."""
@@ -281,3 +274,19 @@ def _end_queued(
         execution_options={"synchronize_session": False},
     )
     return [Outcome(job_id, attempt, state.value, failure) for job_id, attempt in rows]
+
+
+def _lose(session: Session, *where: sa.ColumnElement[bool]) -> list[Outcome]:
+    lost = session.scalars(
+        sa.update(Job)
+        .where(Job.status == State.RUNNING, *where)
+        .values(status=State.QUEUED, released_at=None, losses=Job.losses + 1)
+        .returning(Job.id),
+        execution_options={"synchronize_session": False},
+    ).all()
+    theirs = Job.id.in_(lost)
+    poisoned = Failure("poisoned", f"The job was running each time that its worker died, {MAX_LOSSES + 1} times.")
+    outcomes = _end_queued(session, theirs, Job.losses > MAX_LOSSES, state=State.FAILED, failure=poisoned)
+    for state in (State.CANCELLED, State.TIMED_OUT):
+        outcomes += _end_queued(session, theirs, Job.end_requested == state, state=state)
+    return outcomes

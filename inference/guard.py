@@ -11,7 +11,7 @@ It imports nothing but built-in modules, so that it starts in about 10 ms and ho
 import _thread
 import os
 import sys
-from signal import SIGKILL
+from signal import SIGKILL, SIGPIPE
 
 
 def _end_with_owner(life: int) -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     """Start the program, wait for its end or the owner's, and end the group."""
     life = int(sys.argv[1])
     os.set_inheritable(life, False)
-    child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+    child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ, setsigdef=[SIGPIPE])
     _thread.start_new_thread(_end_with_owner, (life,))
     try:
         _, status = os.waitpid(child, 0)

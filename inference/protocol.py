@@ -17,22 +17,22 @@ OnProgress = Callable[[float], None]
 DEFAULT_PRIORITY = 5
 
 
-class _Wire(msgspec.Struct, frozen=True, array_like=True):
+class Wire(msgspec.Struct, frozen=True, array_like=True):
     """A value that crosses the pipe."""
 
 
-class _Tagged(_Wire, frozen=True, array_like=True, tag=True):
+class Tagged(Wire, frozen=True, array_like=True, tag=True):
     """A value that says on the wire which one it is, because it shares a pipe with others."""
 
 
-class Message(_Wire, frozen=True):
+class Message(Wire, frozen=True):
     """One turn of a chat."""
 
     role: str
     content: str
 
 
-class Sampling(_Wire, frozen=True):
+class Sampling(Wire, frozen=True):
     """How the next token is drawn. `max_tokens` counts from the original prompt, also when continuing."""
 
     max_tokens: int = 512
@@ -48,7 +48,7 @@ class Sampling(_Wire, frozen=True):
     ignore_eos: bool = False
 
 
-class Emitted(_Wire, frozen=True):
+class Emitted(Wire, frozen=True):
     """What earlier attempts at this request already gave out: the engine goes on exactly after it."""
 
     text: str = ""
@@ -56,7 +56,7 @@ class Emitted(_Wire, frozen=True):
     count: int = 0
 
 
-class Request(_Wire, frozen=True):
+class Request(Wire, frozen=True):
     """One answer to generate. Beyond the engine's slots, requests wait by (priority, arrival)."""
 
     id: str
@@ -72,7 +72,7 @@ class Request(_Wire, frozen=True):
         return self.sampling.max_tokens - self.emitted.count
 
 
-class Failure(_Tagged, frozen=True):
+class Failure(Tagged, frozen=True):
     """Why a request (or a load) failed: a stable code, and a sentence that says what to do."""
 
     code: str
@@ -83,7 +83,7 @@ class Failure(_Tagged, frozen=True):
     INVALID_REQUEST: ClassVar[str] = "invalid_request"
 
 
-class Chunk(_Wire, frozen=True):
+class Chunk(Wire, frozen=True):
     """Some tokens of one request: `count` of them, whose text is exactly `text`.
 
     The end of any chunk is a clean seam. `ids` is () where the engine has none to give. `prompt_tokens` counts the
@@ -101,17 +101,17 @@ class Chunk(_Wire, frozen=True):
     error: Failure | None = None
 
 
-class Spec(_Wire, frozen=True):
+class Spec(Wire, frozen=True):
     """What an engine loads: a name of the catalogue, a model's path, and how many requests run at once."""
 
     engine: str
     path: str | None
     slots: int
     context: int | None = None  #: tokens, prompt and answer together; None: the model's own, if memory allows
-    options: dict[str, Option] = {}  # noqa: RUF012 (msgspec copies it for each instance)
+    options: dict[str, Option] = {}  # msgspec copies it for each instance
 
 
-class Info(_Tagged, frozen=True):
+class Info(Tagged, frozen=True):
     """What an engine says when it is ready. `context`: tokens; None where nothing bounds it."""
 
     engine: str

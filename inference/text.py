@@ -6,13 +6,14 @@ another attempt can go on.
 """
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 #: What detokenisers show for bytes that are not (yet) a character.
 REPLACEMENT = "\ufffd"
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True):
     """Tokens and exactly their text."""
 
     text: str = ""

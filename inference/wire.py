@@ -1,37 +1,35 @@
 """Messages over a pipe: four bytes of length (big endian), then msgpack."""
 
 import os
-import select
 import struct
-import time
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import msgspec
 
-from inference.protocol import Chunk, Failure, Info, Request, Spec, _Tagged
+from inference.protocol import Chunk, Failure, Info, Request, Spec, Tagged
 
 Value = TypeVar("Value")
 _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Submit(_Tagged, frozen=True):
+class Submit(Tagged, frozen=True):
     """Owner to engine: run this."""
 
     request: Request
 
 
-class Abort(_Tagged, frozen=True):
+class Abort(Tagged, frozen=True):
     """Owner to engine: end this."""
 
     id: str
 
 
-class Close(_Tagged, frozen=True):
+class Close(Tagged, frozen=True):
     """Owner to engine: end yourself."""
 
 
-class Progress(_Tagged, frozen=True):
+class Progress(Tagged, frozen=True):
     """Engine to owner, while it loads."""
 
     fraction: float
@@ -61,10 +59,10 @@ class Writer:
 
 
 class Reader(Generic[Value]):
-    """Reads messages of one type from a descriptor that it owns."""
+    """Reads messages of one type from a file, which it may share with a reader of an earlier type."""
 
-    def __init__(self, fd: int, decoder: "msgspec.msgpack.Decoder[Value]") -> None:
-        self._file = os.fdopen(fd, "rb")
+    def __init__(self, file: BinaryIO, decoder: "msgspec.msgpack.Decoder[Value]") -> None:
+        self._file = file
         self._decode = decoder.decode
 
     def read(self) -> Value | None:
@@ -75,17 +73,6 @@ class Reader(Generic[Value]):
         size = _LENGTH.unpack(head)[0]
         body = self._file.read(size)
         return self._decode(body) if len(body) == size else None
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._file.close()
-
-
-def wait_readable(fd: int, deadline: float) -> bool:
-    """Whether a descriptor has something (or its end) before `deadline`, a time of time.monotonic()."""
-    poll = select.poll()  # not select(): a busy worker has descriptors above 1024
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 spec_decoder = msgspec.msgpack.Decoder(Spec)

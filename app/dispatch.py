@@ -1,0 +1,131 @@
+"""Dispatch: from rows to messages. Sends released jobs by task name, places models, and closes streams."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import redis
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from app import placement
+from app.bus import Bus, Entry
+from app.errors import Failure, UnavailableError
+from app.events import Ended
+from app.jobs import State, queue_of, task_of
+from app.models import Job, Pull
+from app.registry import Registry
+from app.store import Hint, Outcome, Store
+
+log = structlog.get_logger(__name__)
+
+#: The name under which a process that owns no jobs publishes.
+NODE = "dispatch"
+#: Longer than a control message needs to reach a worker and to show in its card, in seconds.
+PLACING = 5.0
+
+
+class Dispatcher:
+    """What a job needs from outside its row. A step that fails here is made up for by the next sweep."""
+
+    def __init__(self, store: Store, bus: Bus, registry: Registry, celery: Celery) -> None:
+        self._store = store
+        self._bus = bus
+        self._registry = registry
+        self._celery = celery
+
+    def submit(self, job: Job, pull: Pull | None = None) -> None:
+        """Accepts a job. Once its row is committed this succeeds, also when the broker is gone."""
+        hints = self._store.submit(job, pull, slots=self._slots(job.model))
+        self._send(hints)
+        if pull is None:
+            self.place(job.model)
+
+    def release(self, model: str) -> None:
+        """Sends what a model's holders may have by now."""
+        slots = self._slots(model)
+        if slots:
+            self._send(self._store.release(model, slots))
+
+    def place(self, model: str) -> None:
+        """Asks a worker to load a model that nobody holds or loads."""
+        try:
+            cards = self._registry.workers()
+            if placement.is_placed(cards, model):
+                return
+            card = placement.choose(cards)
+            if card is not None and self._registry.reserve(model, PLACING):
+                self._celery.control.broadcast("load", arguments={"model": model}, destination=[card.node])
+                log.info("placed", model=model, node=card.node)
+        except (UnavailableError, OSError, OperationalError, redis.RedisError) as error:
+            log.warning("not_placed", model=model, reason=str(error))
+
+    def catch_up(self) -> None:
+        """For every model with queued work: release, and place it where it has no holder."""
+        self._registry.forget()
+        for model in self._store.waiting_models():
+            self.release(model)
+            self.place(model)
+
+    def resend(self, seconds: float) -> None:
+        """Sends again what was released so long ago and never claimed, where the broker has fewer messages than rows.
+
+        A message is popped before it is recorded anywhere, so a worker's death can lose it.
+        """
+        stale = self._store.stale(seconds)
+        waiting = Counter(queue_of(hint.kind, hint.model) for hint in stale)
+        lost = {queue for queue, count in waiting.items() if self._bus.queue_length(queue) < count}
+        again = [hint for hint in stale if queue_of(hint.kind, hint.model) in lost]
+        if again:
+            log.info("sent_again", jobs=len(again))
+            self._store.touch_released(hint.id for hint in again)
+            self._send(again)
+
+    def end(self, job_id: str, state: State, failure: Failure | None = None) -> None:
+        """Cancels or times out a job, wherever it stands. Raises JobNotFoundError."""
+        outcome = self._store.end(job_id, state, failure)
+        if outcome is not None:
+            self.close_streams([outcome])
+            return
+        try:
+            self._bus.ask_end(job_id, state)
+        except UnavailableError:
+            log.warning("end_not_signalled", job=job_id)  # its owner reads the row at its next renewal
+
+    def close_streams(self, outcomes: Iterable[Outcome]) -> None:
+        """Writes the terminal events of jobs that ended without an owner."""
+        for outcome in outcomes:
+            try:
+                self._close(outcome)
+            except UnavailableError:
+                log.warning("stream_not_closed", job=outcome.id)  # followers read the row
+
+    def _close(self, outcome: Outcome) -> None:
+        if not self._bus.install(outcome.id, outcome.attempt, 0):
+            return
+        failure = outcome.failure or Failure("", "")
+        seq = self._bus.last_seq(outcome.id) + 1
+        event = Ended(seq, state=outcome.state, code=failure.code, message=failure.message)
+        self._bus.finish(NODE, Entry(outcome.id, outcome.attempt, event))
+
+    def _slots(self, model: str) -> int:
+        try:
+            return self._registry.slots(model)
+        except UnavailableError:
+            return 0
+
+    def _send(self, hints: list[Hint]) -> None:
+        for sent, hint in enumerate(hints):
+            try:
+                self._celery.send_task(
+                    task_of(hint.kind),
+                    args=(hint.id,),
+                    task_id=hint.id,
+                    queue=queue_of(hint.kind, hint.model),
+                    priority=hint.priority,
+                    retry=False,
+                    argsrepr=f"({hint.id!r},)",
+                )
+            except (OSError, OperationalError, redis.RedisError) as error:
+                log.warning("not_sent", jobs=len(hints) - sent, reason=str(error))
+                return

@@ -1,0 +1,59 @@
+"""Builds the kernel of one process: everything that web, worker, puller and keeper share."""
+
+from dataclasses import dataclass
+
+from celery import Celery
+
+from app.bus import Bus, connect
+from app.catalog import Catalog
+from app.database import Database
+from app.dispatch import Dispatcher
+from app.lives import Lives
+from app.registry import Registry
+from app.settings import Settings
+from app.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a process was built from. Nothing in it is global."""
+
+    settings: Settings
+    database: Database
+    store: Store
+    lives: Lives
+    catalog: Catalog
+    bus: Bus
+    registry: Registry
+    dispatcher: Dispatcher
+
+    def close(self) -> None:
+        """Gives back every connection."""
+        self.bus.redis.close()
+        self.database.close()
+
+
+def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
+    """Opens the database and the broker; neither is asked anything yet."""
+    database = Database(settings.database_url)
+    store = Store(database)
+    client = connect(settings.redis_url)
+    bus = Bus(client, stream_ttl=settings.stream_ttl_seconds)
+    registry = Registry(client, lease=settings.lease_seconds)
+    return Kernel(
+        settings=settings,
+        database=database,
+        store=store,
+        lives=Lives(database, store),
+        catalog=Catalog(database, scripted=settings.enable_scripted_engine),
+        bus=bus,
+        registry=registry,
+        dispatcher=Dispatcher(store, bus, registry, celery or sender()),
+    )
+
+
+def sender() -> Celery:
+    """A Celery application that only sends: it knows the broker and no task."""
+    app = Celery("tokenyard")
+    app.config_from_object("celeryconfig")
+    return app

@@ -1,0 +1,25 @@
+"""The engines there are, by name. An engine's module, and the library under it, is imported when it is loaded."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from inference.errors import LoadError
+from inference.protocol import Engine, OnProgress, Spec
+
+Factory = Callable[[Spec, OnProgress], Engine]
+
+#: Each name's factory: what builds the engine in this process, or raises LoadError.
+FACTORIES: dict[str, str] = {
+    "scripted": "inference.scripted:ScriptedEngine",
+    "llamacpp": "inference.llamacpp:LlamaCppEngine",
+}
+
+
+def build(spec: Spec, on_progress: OnProgress) -> Engine:
+    """Load an engine in this process. Raises LoadError."""
+    if spec.engine not in FACTORIES:
+        raise LoadError("unknown_engine", f"No engine is named '{spec.engine}'. There are: {', '.join(FACTORIES)}.")
+    module, _, name = FACTORIES[spec.engine].partition(":")
+    factory = cast(Factory, getattr(import_module(module), name))
+    return factory(spec, on_progress)

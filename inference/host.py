@@ -1,0 +1,64 @@
+"""The child that holds one engine: `python -m inference.host COMMANDS STEPS`, two descriptors of pipes.
+
+It reads what to load, says Info or Failure, then takes commands on a thread of its own and writes one message an engine
+step. Steps have their own descriptor because the libraries below print to stdout. A reader that is slow blocks only
+the writing: commands are still read, so a cancel always arrives.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+
+from inference.catalog import build
+from inference.errors import LoadError
+from inference.protocol import Engine, Failure, Spec
+from inference.wire import Abort, Close, Command, Progress, Reader, Submit, Writer, command_decoder, spec_decoder
+
+
+def main() -> None:
+    """Load, serve, end. The exit is at once: engines' own clean-up at exit can hang, the kernel's cannot."""
+    faulthandler.enable()
+    commands, steps = int(sys.argv[1]), int(sys.argv[2])
+    for fd in (commands, steps):
+        os.set_inheritable(fd, False)  # an engine's own children must not hold our pipes open
+    writer = Writer(steps)
+    file = os.fdopen(commands, "rb")
+    spec = Reader(file, spec_decoder).read()
+    if spec is not None:
+        _run(spec, Reader(file, command_decoder), writer)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _run(spec: Spec, reader: Reader[Command], writer: Writer) -> None:
+    try:
+        engine = build(spec, lambda fraction: writer.write(Progress(fraction)))
+    except LoadError as error:
+        writer.write(Failure(error.code, error.message))
+        return
+    except MemoryError:
+        writer.write(Failure("out_of_memory", f"There is too little memory to load {spec.path}. Evict another model."))
+        return
+    writer.write(engine.info)
+    threading.Thread(target=_obey, args=(engine, reader), name="commands", daemon=True).start()
+    for step in engine.steps():
+        writer.write(step)
+
+
+def _obey(engine: Engine, reader: Reader[Command]) -> None:
+    """Carry out commands until the owner closes the pipe, or dies."""
+    while (command := reader.read()) is not None:
+        match command:
+            case Submit(request):
+                engine.submit(request)
+            case Abort(request_id):
+                engine.abort(request_id)
+            case Close():
+                engine.close()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""GGUF models on llama.cpp, in its own batching server, by way of xllamacpp.
+
+llama.cpp applies the model's template and tokenises (over its server's loopback HTTP, with a random key); generation
+goes through callbacks, which are cheaper than HTTP. We keep three things to ourselves: stop strings (`Seam`), who runs
+(`WaitingRoom`), and the size of what runs: with a unified KV cache, llama.cpp fails *every* running request when the
+cache runs full, so each one reserves all that it may need before it starts.
+
+Callbacks give text and exact counts but no token ids (the HTTP stream has ids, yet only the last one of a character
+made of several), so a continuation goes on from the emitted text. The stream never ends in half a character.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import structlog
+
+from inference.errors import LoadError
+from inference.llamaserver import Loopback, Plan, RefusedError, load_server, plan
+from inference.protocol import Chunk, Failure, Finish, Info, OnProgress, Request, Spec
+from inference.slots import WaitingRoom
+from inference.text import Piece, Seam
+
+log = structlog.get_logger()
+
+
+class _Answer:
+    """A request on its way through llama.cpp."""
+
+    def __init__(self, request: Request, out: "SimpleQueue[Chunk | None]") -> None:
+        self.request = request
+        self.prompt: list[int] = []  #: token ids, those emitted included
+        self.prompt_tokens = 0
+        self.aborted = False
+        self._out = out
+        self._ended = False
+        self._generated = 0
+        self._seam = Seam(request.sampling.stop)
+
+    def take(self, data: dict[str, Any]) -> bool:
+        """llama.cpp's callback: one token or a few. True ends the request there."""
+        if self.aborted or self._ended:
+            return True
+        if "error" in data:
+            self.fail(Failure.ENGINE_FAILED, f"llama.cpp could not go on: {data['error'].get('message')}")
+            return True
+        choice = data["choices"][0]
+        total = data["timings"]["predicted_n"]
+        piece = self._seam.feed(choice["text"], (), total - self._generated)
+        self._generated = total
+        if self._seam.stopped:
+            self.end(piece, "stop")
+        elif reason := choice["finish_reason"]:
+            rest = self._seam.flush()
+            self.end(
+                Piece(piece.text + rest.text, (), piece.count + rest.count), "length" if reason == "length" else "stop"
+            )
+        elif piece.count:
+            self._out.put(Chunk(self.request.id, piece.text, (), piece.count, 0, None, self.prompt_tokens))
+        return self._ended
+
+    def end(self, piece: Piece, finish: Finish) -> None:
+        """The last chunk."""
+        self._ended = True
+        self._out.put(Chunk(self.request.id, piece.text, (), piece.count, 0, finish, self.prompt_tokens))
+
+    def fail(self, code: str, message: str) -> None:
+        """The last chunk, unless there was one, or nobody wants it."""
+        if not self._ended and not self.aborted:
+            self._ended = True
+            failure = Failure(code, message)
+            self._out.put(Chunk(self.request.id, prompt_tokens=self.prompt_tokens, error=failure))
+
+
+class LlamaCppEngine:
+    """One GGUF model. A request is prepared (one at a time, in order), waits for a slot, runs on a thread."""
+
+    def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
+        started = time.monotonic()
+        if spec.path is None:
+            raise LoadError("bad_model", "The llama.cpp engine needs the path of a GGUF file.")
+        on_progress(0.0)
+        self._plan: Plan = plan(spec)
+        self._server, self._loopback = load_server(spec, self._plan)
+        self._lock = threading.Lock()
+        self._answers: dict[str, _Answer] = {}
+        self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots, self._plan.total)
+        self._out: SimpleQueue[Chunk | None] = SimpleQueue()
+        self._desk = ThreadPoolExecutor(1, "prepare")
+        self._runners = ThreadPoolExecutor(spec.slots, "run")
+        self._closed = False
+        on_progress(1.0)
+        self.info = Info(spec.engine, os.getpid(), spec.slots, self._plan.context, time.monotonic() - started)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+        with self._lock:
+            if not self._closed:
+                answer = self._answers[request.id] = _Answer(request, self._out)
+                self._desk.submit(self._prepare, answer)
+
+    def abort(self, request_id: str) -> None:
+        """End a request: at its next token, if it runs (llama.cpp asks us at no other time)."""
+        with self._lock:
+            answer = self._answers.get(request_id)
+            if answer is None:
+                return
+            answer.aborted = True
+            if not self._room.is_running(request_id):
+                self._forget(answer)
+
+    def steps(self) -> Iterator[list[Chunk]]:
+        """All chunks that there are, whenever there are any."""
+        while (chunk := self._out.get()) is not None:
+            step = [chunk]
+            while not self._out.empty():
+                if (chunk := self._out.get()) is None:
+                    yield step
+                    return
+                step.append(chunk)
+            yield step
+
+    def close(self) -> None:
+        """End all requests, then llama.cpp."""
+        with self._lock:
+            self._closed = True
+            for answer in self._answers.values():
+                answer.aborted = True
+        self._out.put(None)
+        self._desk.shutdown(cancel_futures=True)
+        self._runners.shutdown(cancel_futures=True)
+        self._loopback.close()
+        self._server = None
+
+    def _prepare(self, answer: _Answer) -> None:
+        """Render and tokenise, then queue for a slot, or end what cannot run."""
+        ready = False
+        try:
+            ready = not answer.aborted and self._render(answer)
+        except RefusedError as error:
+            answer.fail(Failure.INVALID_REQUEST, str(error))
+        except Exception:
+            log.exception("llamacpp.prepare_failed", request=answer.request.id)
+            answer.fail(Failure.ENGINE_FAILED, "llama.cpp could not prepare the prompt; the worker's log says why.")
+        with self._lock:
+            if ready and not answer.aborted:
+                request, cost = answer.request, len(answer.prompt) + self._budget(answer)
+                self._room.enter(request.id, answer, priority=request.priority, cost=cost)
+                self._admit()
+            else:
+                self._forget(answer)
+
+    def _render(self, answer: _Answer) -> bool:
+        """Fill in the prompt's tokens; False when that already ended the answer."""
+        request, context = answer.request, self._plan.context
+        text = self._loopback.render(request.messages)
+        answer.prompt = self._loopback.tokenize(text)
+        answer.prompt_tokens = len(answer.prompt)
+        if answer.prompt_tokens >= context:
+            answer.fail(
+                Failure.CONTEXT_OVERFLOW,
+                f"The prompt has {answer.prompt_tokens} tokens, and the context holds {context}, answer included. "
+                "Shorten the messages, or load the model with a larger context.",
+            )
+            return False
+        if request.emitted.text:
+            answer.prompt = self._loopback.tokenize(text + request.emitted.text)
+        if self._budget(answer) <= 0:
+            answer.end(Piece(), "length")
+            return False
+        return True
+
+    def _budget(self, answer: _Answer) -> int:
+        """How many tokens it may yet get, by its own limit and by the context's."""
+        return min(answer.request.remaining, self._plan.context - len(answer.prompt))
+
+    def _admit(self) -> None:
+        for answer in self._room.admit():
+            self._runners.submit(self._run, answer)
+
+    def _run(self, answer: _Answer) -> None:
+        try:
+            self._server.handle_completions(self._body(answer), answer.take)
+        except Exception:
+            log.exception("llamacpp.request_failed", request=answer.request.id)
+        answer.fail(
+            Failure.ENGINE_FAILED, "llama.cpp ended the answer without a reason; the worker's log may have one."
+        )
+        with self._lock:
+            self._forget(answer)
+
+    def _forget(self, answer: _Answer) -> None:
+        """Give back its slot or place; whoever is next starts."""
+        self._answers.pop(answer.request.id, None)
+        self._room.leave(answer.request.id)
+        if not self._closed:
+            self._admit()
+
+    def _body(self, answer: _Answer) -> dict[str, Any]:
+        """The request in llama.cpp's words; what we leave unsaid would be its defaults, and they are not ours."""
+        sampling = answer.request.sampling
+        return {
+            "prompt": answer.prompt,
+            "max_tokens": self._budget(answer),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repetition_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "seed": -1 if sampling.seed is None else sampling.seed % (1 << 32),
+            "ignore_eos": sampling.ignore_eos,
+            "stream": True,
+            "timings_per_token": True,
+        }

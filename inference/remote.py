@@ -1,0 +1,173 @@
+"""The owner's side of an engine that lives in a child process."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from inference.errors import EngineDiedError, LoadError
+from inference.process import Process, spawn
+from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
+from inference.wire import Abort, Close, Command, Progress, Reader, Submit, Writer, greeting_decoder, step_decoder
+
+#: How long a closed engine may tidy up (shared memory, mostly) before it is killed, in seconds.
+GRACE = 2.0
+
+
+class RemoteEngine:
+    """An engine in a process group of its own: its death is an error here, and its memory comes back on close."""
+
+    def __init__(self, info: Info, process: Process, commands: Writer, file: BinaryIO) -> None:
+        self.info = info
+        self.process = process
+        self._commands = commands
+        self._file = file
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def load(cls, spec: Spec, timeout: float, on_progress: OnProgress | None = None) -> Self:
+        """Start a child and have it load a model, in at most `timeout` seconds.
+
+        Raises LoadError; then nothing of the child is left.
+        """
+        process, commands, file = _start()
+        expiry = threading.Timer(timeout, process.kill)
+        expiry.daemon = True
+        expiry.start()
+        try:
+            info = _greet(spec, commands, file, on_progress)
+            if isinstance(info, Failure):
+                raise LoadError(info.code, info.message)
+            if info is None:
+                process.kill()
+                raise _stillborn(spec, process.returncode, None if expiry.is_alive() else timeout)
+        except BaseException:
+            process.kill()
+            commands.close()
+            file.close()
+            raise
+        finally:
+            expiry.cancel()
+        return cls(info, process, commands, file)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises EngineDiedError when the engine is gone."""
+        self._send(Submit(request))
+
+    def abort(self, request_id: str) -> None:
+        """End a request. With a dead engine there is nothing to end, and that is no fault."""
+        try:
+            self._send(Abort(request_id))
+        except EngineDiedError:
+            return
+
+    def steps(self) -> Iterator[list[Chunk]]:
+        """Each engine step's chunks. Raises EngineDiedError when the child dies; whatever it left is gone then."""
+        reader = Reader(self._file, step_decoder)
+        while (step := reader.read()) is not None:
+            yield step
+        if not self._closed:
+            self.process.kill()
+            raise self._death()
+
+    def close(self) -> None:
+        """End the process group. Returns when every process of it, and so its memory, is gone."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if not first:
+            self.process.kill()
+            return
+        farewell = threading.Thread(target=self._say_goodbye, name="goodbye", daemon=True)
+        farewell.start()
+        self.process.wait(GRACE)
+        self.process.kill()
+        farewell.join()
+        self._commands.close()
+
+    def _send(self, command: Command) -> None:
+        with self._lock:
+            if self._closed:
+                raise EngineDiedError("The engine is closed.")
+            try:
+                self._commands.write(command)
+            except BrokenPipeError:
+                raise self._death() from None
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._commands.write(Close())
+        except BrokenPipeError:
+            return
+
+    def _death(self) -> EngineDiedError:
+        return EngineDiedError(
+            f"The {self.info.engine} engine (pid {self.info.pid}) ended{_how(self.process.returncode)}. "
+            "Its last words are in the worker's log."
+        )
+
+
+def _start() -> tuple[Process, Writer, BinaryIO]:
+    command_out, command_in = os.pipe()
+    step_out, step_in = os.pipe()
+    argv = [sys.executable, "-m", "inference.host", str(command_out), str(step_in)]
+    try:
+        process = spawn(argv, pass_fds=(command_out, step_in), env=_environment())
+    except BaseException:
+        os.close(command_in)
+        os.close(step_out)
+        raise
+    finally:
+        os.close(command_out)
+        os.close(step_in)
+    return process, Writer(command_in), os.fdopen(step_out, "rb")
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and this very package importable, wherever the owner was started."""
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+
+
+def _greet(spec: Spec, commands: Writer, file: BinaryIO, on_progress: OnProgress | None) -> Info | Failure | None:
+    """Say what to load and wait for the outcome; None when the child died over it."""
+    try:
+        commands.write(spec)
+    except BrokenPipeError:
+        return None
+    reader = Reader(file, greeting_decoder)
+    while isinstance(said := reader.read(), Progress):
+        if on_progress is not None:
+            on_progress(said.fraction)
+    return said
+
+
+def _stillborn(spec: Spec, returncode: int | None, timeout: float | None) -> LoadError:
+    if timeout is not None:
+        return LoadError(
+            "load_timeout",
+            f"Loading {spec.path} took longer than {timeout:g} s. Raise MODEL_LOAD_TIMEOUT, or take a smaller model.",
+        )
+    if returncode == -signal.SIGKILL:
+        return LoadError(
+            "out_of_memory",
+            f"The process that loaded {spec.path} was killed, most often for want of memory. "
+            "Evict another model, or take a smaller one, or a smaller context.",
+        )
+    return LoadError(
+        "bad_model",
+        f"The {spec.engine} engine crashed while it loaded {spec.path}{_how(returncode)}. Check that the file is whole "
+        "(pull it again) and that this version of the engine supports the model; its log has the last words.",
+    )
+
+
+def _how(returncode: int | None) -> str:
+    if returncode is None:
+        return ""
+    if returncode < 0:
+        return f" by signal {-returncode} ({signal.Signals(-returncode).name})"
+    return f" with exit status {returncode}"

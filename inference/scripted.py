@@ -1,0 +1,114 @@
+"""The scripted engine, for tests and load: it answers `t0 t1 t2 …`, so that every gap and repeat shows.
+
+Its requests are real in all but the model: they hold slots, wait by priority, stop at stop strings, go on after what
+was emitted, and come out in steps.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+from inference.protocol import Chunk, Finish, Info, OnProgress, Request, Spec
+from inference.slots import WaitingRoom
+from inference.text import Piece, Seam
+
+#: Tokens due within this many seconds leave in one step, as a real engine's batch would.
+TICK = 0.001
+
+
+class _Answer:
+    """A request and how far its answer is."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.prompt_tokens = sum(len(message.content.split()) for message in request.messages)
+        self.next = request.emitted.count
+        self.due = 0.0
+        self._pause = 1.0 / request.tokens_per_second if request.tokens_per_second else 0.0
+        self._seam = Seam(request.sampling.stop)
+
+    def begin(self, now: float) -> None:
+        """It has a slot: its first token comes one pause from now."""
+        self.due = now + self._pause
+
+    def chunk(self) -> Chunk | None:
+        """The next token, or the end; None when the token's text is held back."""
+        if self.request.remaining <= 0:
+            return self._last(Piece(), "length")
+        token = self.next
+        self.next += 1
+        self.due += self._pause
+        piece = self._seam.feed(f" t{token}" if token else "t0", (token,), 1)
+        if self._seam.stopped:
+            return self._last(piece, "stop")
+        if self.next >= self.request.sampling.max_tokens:
+            rest = self._seam.flush()
+            return self._last(Piece(piece.text + rest.text, piece.ids + rest.ids, piece.count + rest.count), "length")
+        if not piece.count:
+            return None
+        return Chunk(self.request.id, piece.text, piece.ids, piece.count, 0, None, self.prompt_tokens)
+
+    def _last(self, piece: Piece, finish: Finish) -> Chunk:
+        return Chunk(self.request.id, piece.text, piece.ids, piece.count, 0, finish, self.prompt_tokens)
+
+
+class ScriptedEngine:
+    """One word a token, at each request's own pace; unpaced, one token of each active request a step."""
+
+    def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
+        on_progress(1.0)
+        self.info = Info(spec.engine, os.getpid(), spec.slots, spec.context, 0.0)
+        self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots)
+        self._active: dict[str, _Answer] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+        with self._changed:
+            self._room.enter(request.id, _Answer(request), priority=request.priority)
+            self._changed.notify()
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request, running or waiting."""
+        with self._changed:
+            self._leave(request_id)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End `steps`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def steps(self) -> Iterator[list[Chunk]]:
+        """Each step's chunks, until closed."""
+        while True:
+            with self._changed:
+                due = self._wait_due()
+                if self._closed:
+                    return
+                chunks = [chunk for answer in due if (chunk := answer.chunk()) is not None]
+                for chunk in chunks:
+                    if chunk.finish is not None:
+                        self._leave(chunk.id)
+            if chunks:
+                yield chunks
+
+    def _wait_due(self) -> list[_Answer]:
+        """Admit, then wait until a token is due (or a change, or the end)."""
+        while True:
+            now = time.monotonic()
+            for answer in self._room.admit():
+                answer.begin(now)
+                self._active[answer.request.id] = answer
+            due = [answer for answer in self._active.values() if answer.due <= now + TICK]
+            if due or self._closed:
+                return due
+            soonest = min((answer.due for answer in self._active.values()), default=None)
+            self._changed.wait(None if soonest is None else soonest - now)
+
+    def _leave(self, request_id: str) -> None:
+        self._room.leave(request_id)
+        self._active.pop(request_id, None)

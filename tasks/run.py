@@ -1,0 +1,142 @@
+"""One attempt at one generation: its numbered events, and how it ended."""
+
+import threading
+import time
+from enum import StrEnum
+from typing import NamedTuple
+
+from app.bus import Entry
+from app.errors import Failure
+from app.events import Ended, Log, Token, Usage
+from app.jobs import State
+from app.models import Job, Result
+from inference import protocol
+
+
+class Way(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"  #: the engine said its last word: a result, or a failure of this request
+    ASKED = "asked"  #: cancelled, or its deadline passed
+    ENGINE_DIED = "engine_died"  #: the engine's process is gone; the job is not to blame by itself
+    HANDED_BACK = "handed_back"  #: this worker stops; another goes on
+    FENCED = "fenced"  #: the job is somebody else's by now: nothing of it may be written
+
+
+class End(NamedTuple):
+    """The end of an attempt."""
+
+    way: Way
+    state: State = State.QUEUED
+    reason: str = ""
+    failure: Failure | None = None
+
+
+class Run:
+    """What the engine's pump and the job's thread share. The pump numbers and sends; the thread waits for the end.
+
+    `lock` belongs to the engine's pump: whoever holds it knows that no event is between its number and the bus.
+    """
+
+    def __init__(self, job: Job, earlier: list[Token], lock: threading.Lock) -> None:
+        self.job = job
+        self.tokens = earlier
+        self.sent = len(earlier)
+        self.lock = lock
+        self.end: End | None = None
+        self.submitted = time.monotonic_ns()
+        self.first = 0
+        self.last = 0
+        self.prompt_tokens = 0
+        self._over = threading.Event()
+
+    @property
+    def emitted(self) -> protocol.Emitted:
+        """What an engine has to go on from."""
+        return protocol.Emitted(
+            text=self.text,
+            ids=tuple(i for token in self.tokens for i in token.ids),
+            count=sum(token.count for token in self.tokens),
+        )
+
+    @property
+    def text(self) -> str:
+        """The whole answer so far."""
+        return "".join(token.text for token in self.tokens)
+
+    def take(self, chunk: protocol.Chunk) -> None:
+        """Numbers a chunk, under `lock`. What comes after the end is dropped."""
+        if self.end is not None:
+            return
+        self.last = time.monotonic_ns()
+        self.first = self.first or self.last
+        self.prompt_tokens = chunk.prompt_tokens or self.prompt_tokens
+        if chunk.text or chunk.count:
+            self.tokens.append(Token(len(self.tokens) + 1, chunk.text, chunk.count, ids=chunk.ids, choice=chunk.choice))
+        if chunk.error is not None:
+            failure = Failure(chunk.error.code, chunk.error.message)
+            self.finish(End(Way.DONE, State.FAILED, failure=failure))
+        elif chunk.finish:
+            self.finish(End(Way.DONE, State.SUCCEEDED, reason=chunk.finish))
+
+    def finish(self, end: End) -> None:
+        """Ends the attempt, under `lock`. The first end stands."""
+        if self.end is None:
+            self.end = end
+            self._over.set()
+
+    def stop(self, end: End) -> None:
+        """Ends the attempt from any thread but the pump's."""
+        with self.lock:
+            self.finish(end)
+
+    def wait(self, seconds: float) -> End:
+        """Waits for the end; when the time is over, that is the end."""
+        if not self._over.wait(max(0.0, seconds)):
+            self.stop(End(Way.ASKED, State.TIMED_OUT))
+        assert self.end is not None  # noqa: S101 - the event is set after it
+        return self.end
+
+    def unsent(self) -> list[Entry]:
+        """The events that the bus does not have yet."""
+        return [Entry(self.job.id, self.job.attempt, token) for token in self.tokens[self.sent :]]
+
+    def usage(self, load_ns: int) -> Usage:
+        """Counts and times; what did not happen took 0 ns."""
+        now = time.monotonic_ns()
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=sum(token.count for token in self.tokens),
+            total_ns=int((time.time() - self.job.created_at) * 1e9),
+            load_ns=load_ns,
+            prompt_ns=(self.first or now) - self.submitted,
+            completion_ns=self.last - self.first if self.first else 0,
+        )
+
+    def result(self, reason: str, usage: Usage) -> Result:
+        """The row that keeps the answer and its compact log."""
+        return Result(
+            job_id=self.job.id,
+            done_reason=reason,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_ns=usage.total_ns,
+            load_ns=usage.load_ns,
+            prompt_ns=usage.prompt_ns,
+            completion_ns=usage.completion_ns,
+            text=self.text,
+            log=Log.of(self.tokens).encode(),
+        )
+
+    def last_entry(self, end: End, usage: Usage) -> Entry:
+        """The terminal event."""
+        failure = end.failure or Failure("", "")
+        event = Ended(
+            len(self.tokens) + 1,
+            state=end.state,
+            done_reason=end.reason,
+            usage=usage,
+            code=failure.code,
+            message=failure.message,
+        )
+        return Entry(self.job.id, self.job.attempt, event)

@@ -1,0 +1,80 @@
+"""What each Celery process builds at its start, by its role, and gives back at its end."""
+
+from typing import Any
+
+import structlog
+from celery.signals import celeryd_after_setup, setup_logging, task_revoked, worker_ready, worker_shutdown
+from celery.signals import worker_shutting_down as shutting_down
+
+from app import logs, settings
+from app.errors import JobNotFoundError, TokenyardError
+from app.jobs import State
+from app.kernel import Kernel, open_kernel
+from tasks import app
+from tasks.worker import Office, Worker
+
+log = structlog.get_logger(__name__)
+
+
+class Process:
+    """This process's parts; there is one of each role, built when Celery knows its own name."""
+
+    kernel: Kernel
+    worker: Worker | None = None
+    office: Office | None = None
+
+
+process = Process()
+
+
+@setup_logging.connect
+def _logging(**_: Any) -> None:
+    logs.configure(settings.load())
+
+
+@celeryd_after_setup.connect
+def _build(sender: str, **_: Any) -> None:
+    process.kernel = open_kernel(settings.load(), app)
+    role = process.kernel.settings.role
+    try:
+        if role == "worker":
+            process.worker = Worker(process.kernel, sender, app)
+        elif role == "puller":
+            process.office = Office(process.kernel, sender)
+    except TokenyardError as error:
+        log.error("cannot_start", code=error.code, reason=error.message)
+        raise SystemExit(1) from error
+
+
+@worker_ready.connect
+def _start(**_: Any) -> None:
+    if process.worker is not None:
+        process.worker.start()
+    elif process.office is not None:
+        process.office.lease.start()
+
+
+@shutting_down.connect
+def _stop(**_: Any) -> None:
+    if process.worker is not None:
+        process.worker.stop()
+
+
+@worker_shutdown.connect
+def _close(**_: Any) -> None:
+    for part in (process.worker, process.office):
+        if part is not None:
+            part.close()
+
+
+@task_revoked.connect
+def _revoked(request: Any, **_: Any) -> None:
+    cancel(request.id)
+
+
+def cancel(job_id: str) -> None:
+    """Cancels the job behind a task that was revoked, in Flower for example."""
+    try:
+        process.kernel.dispatcher.end(job_id, State.CANCELLED)
+    except JobNotFoundError:
+        log.info("revoked_unknown", task=job_id)

@@ -1,0 +1,177 @@
+"""The worker: one process pinned to one device. Built once, at the start of the process."""
+
+import fcntl
+import os
+import threading
+from importlib import metadata
+from typing import IO, Any
+
+import psutil
+import structlog
+
+from app.errors import TokenyardError, UnavailableError
+from app.kernel import Kernel
+from app.registry import Card
+from tasks.garage import Garage
+from tasks.lease import Lease
+from tasks.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+
+class DeviceTakenError(TokenyardError):
+    """Another process holds the device of this worker."""
+
+    code = "device_taken"
+
+
+class Worker:
+    """A life on a device: its engines, its lease and its jobs."""
+
+    def __init__(self, kernel: Kernel, node: str, celery: Any) -> None:
+        self.kernel = kernel
+        self.node = node
+        self._device = take_device(kernel, node)
+        self._celery = celery
+        self.life = begin_life(kernel, node)
+        self.garage = Garage(kernel, node, consume=self._consume, cease=self._cease)
+        self.runner = Runner(kernel, self.garage, self.life, node)
+        self.garage.on_change = self._announce_soon
+        self.lease = Lease(
+            kernel,
+            self.life,
+            progress=self.runner.progress,
+            ask_end=self.runner.ask_end,
+            announce=self.announce,
+        )
+
+    def start(self) -> None:
+        """Called when Celery listens: shows itself, and asks for the work that waits."""
+        self._announce_soon()
+        self.lease.start()
+        for model in self.kernel.settings.preload_models:
+            self.garage.load(model)
+        try:
+            self.kernel.dispatcher.catch_up()
+        except UnavailableError:
+            log.warning("not_caught_up")  # the sweep does it
+
+    def stop(self) -> None:
+        """Hands every job back and ends every engine; what is queued goes to others, or to the next life."""
+        self.runner.hand_back_all()
+
+    def close(self) -> None:
+        """After the last task: gives back the engines, the life and the device."""
+        self.lease.stop()
+        self.garage.close()
+        try:
+            self.kernel.registry.retire(self.node)
+            self.kernel.lives.bury(self.life)
+        except UnavailableError:
+            log.warning("not_retired")  # the next life on this device declares it dead
+        self.kernel.close()
+        self._device.close()
+
+    def announce(self) -> None:
+        """Writes this worker's card. Raises UnavailableError."""
+        settings = self.kernel.settings
+        self.kernel.registry.announce(
+            Card(
+                node=self.node,
+                device=settings.device,
+                host=settings.node,
+                pid=os.getpid(),
+                life=self.life,
+                holdings=tuple(bay.holding() for bay in self.garage.bays()),
+                loading=self.garage.loading(),
+                failures=dict(self.garage.failures),
+                cache_limit=settings.max_cache_models,
+                torch_version=_version("torch"),
+            )
+        )
+        self.kernel.registry.forget()
+
+    def _announce_soon(self) -> None:
+        try:
+            self.announce()
+        except UnavailableError:
+            log.warning("not_announced")  # the next renewal does it
+
+    def _consume(self, queue: str) -> None:
+        self._celery.control.add_consumer(queue, destination=[self.node])
+
+    def _cease(self, queue: str) -> None:
+        self._celery.control.cancel_consumer(queue, destination=[self.node])
+
+
+def begin_life(kernel: Kernel, node: str) -> str:
+    """Starts a life and ends the earlier ones of this node, whose jobs go back into the queue."""
+    process = psutil.Process()
+    life, ended = kernel.lives.begin(node, kernel.settings.node, process.pid, process.create_time())
+    kernel.dispatcher.close_streams(ended)
+    log.info("life_begins", node=node, life=life)
+    return life
+
+
+def take_device(kernel: Kernel, node: str) -> IO[str]:
+    """Holds the device until this process ends, however it ends. Raises DeviceTakenError."""
+    folder = kernel.settings.lock_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"device-{node.partition('@')[0]}.lock"
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise DeviceTakenError(f"Device {node} is held by {holder}. Stop it first, or set DEVICE.") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()}")
+    file.flush()
+    return file
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+class Office:
+    """A process that runs pulls: a life and a lease, and no engine."""
+
+    def __init__(self, kernel: Kernel, node: str) -> None:
+        self.kernel = kernel
+        self.node = node
+        self._device = take_device(kernel, node)
+        self.life = begin_life(kernel, node)
+        self._ends: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self.lease = Lease(kernel, self.life, progress=dict, ask_end=self._ask_end, announce=self._ping)
+
+    def ended(self, job_id: str) -> str | None:
+        """The state that somebody asked a pull to end in."""
+        with self._lock:
+            return self._ends.get(job_id)
+
+    def stop(self) -> None:
+        """Nothing: pulls are children that end with this process, and the next life carries on."""
+
+    def close(self) -> None:
+        """Gives back the life."""
+        self.lease.stop()
+        try:
+            self.kernel.dispatcher.close_streams(self.kernel.lives.bury(self.life))
+        except UnavailableError:
+            log.warning("not_retired")
+        self.kernel.close()
+        self._device.close()
+
+    def _ask_end(self, job_id: str, state: str) -> None:
+        with self._lock:
+            self._ends[job_id] = state
+
+    def _ping(self) -> None:
+        self.kernel.bus.ping()
