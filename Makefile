@@ -1,0 +1,46 @@
+# Tokenyard's commands. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+SETTINGS := PORT DATA_DIR HOST REDIS_URL DATABASE_URL FLOWER API_KEY
+$(foreach name,$(SETTINGS),$(if $($(name)),$(eval export $(name))))
+
+.PHONY: up start stop logs status migrate test check install install-dev clean help
+
+up: install ## Install what is missing and run the whole stack; PORT=… DATA_DIR=… for another place
+	@exec $(BIN)/tokenyard up
+
+start: install ## The same, detached
+	@$(BIN)/tokenyard start
+
+stop: ## End the detached stack
+	@$(BIN)/tokenyard stop
+
+logs: ## Follow the logs of every process
+	@exec $(BIN)/tokenyard logs
+
+status: ## Show the processes and their health
+	@$(BIN)/tokenyard status
+
+migrate: install ## Bring the database to this version, after a backup
+	@$(BIN)/tokenyard migrate
+
+test: install-dev ## Run the whole test suite
+	@$(BIN)/python -m pytest
+
+check: install-dev ## Lint, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit/test_imports.py
+
+install:
+	@$(PYTHON) bootstrap.py
+
+install-dev:
+	@$(PYTHON) bootstrap.py requirements-dev.txt
+
+clean: ## Remove the virtual environment (data stays)
+	rm -rf .venv
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12

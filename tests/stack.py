@@ -1,0 +1,166 @@
+"""A whole stack for tests: real processes on free loopback ports in a temporary folder, each ended by its id."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+Value = TypeVar("Value")
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(ask: Callable[[], Value], *, seconds: float = 30.0, what: str = "the condition") -> Value:
+    """The first true answer. Fails when none came in time."""
+    deadline = time.monotonic() + seconds
+    last: Any = None
+    while time.monotonic() < deadline:
+        try:
+            last = ask()
+            if last:
+                return last
+        except (httpx.TransportError, ConnectionError, AssertionError) as error:
+            last = error
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not come true within {seconds} s; last: {last!r}")
+
+
+@contextmanager
+def broker(folder: Path) -> Iterator[str]:
+    """A broker of its own; yields its URL."""
+    port = free_port()
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DATA_DIR": str(folder), "BROKER_PORT": str(port)}
+    process = subprocess.Popen(
+        [str(BIN / "tokenyard"), "broker"],
+        cwd=ROOT,
+        env=env,
+        stdout=(folder / "broker.log").open("ab"),
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        eventually(lambda: _listens(port), what="the broker")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        end(process)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end(process: "subprocess.Popen[bytes]", *, patience: float = 20.0) -> None:
+    """SIGTERM, then SIGKILL for the process and what is left of its children."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        family = []
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in family:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(family, timeout=5)
+
+
+class Stack:
+    """Broker, web, worker, puller, keeper and beat, each of which a test may kill and start again."""
+
+    def __init__(self, folder: Path, redis_url: str, **settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.env = {
+            **{k: v for k, v in os.environ.items() if k not in {"API_KEY", "DATABASE_URL"}},
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "DATA_DIR": str(folder),
+            "REDIS_URL": redis_url,
+            "PORT": str(self.port),
+            "ENABLE_SCRIPTED_ENGINE": "1",
+            "SWEEP_SECONDS": "1",
+            **settings,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def command(self, name: str) -> str:
+        """The Procfile's line."""
+        lines = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines() if ":" in line)
+        return lines[name].strip()
+
+    def start(self, *names: str) -> None:
+        """Starts processes by their names in the Procfile."""
+        for name in names:
+            self.processes[name] = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {self.command(name)}"],
+                cwd=ROOT,
+                env=self.env,
+                stdout=(self.folder / f"{name}.log").open("ab"),
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def ready(self) -> None:
+        """Waits until jobs can run."""
+        eventually(lambda: self.http.get("/health/ready").status_code == 200, what=f"ready; logs in {self.folder}")
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, as the kernel does when memory is short."""
+        process = self.processes.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """What the API says of a job."""
+        answer: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()
+        return answer
+
+    def finished(self, job_id: str, *, seconds: float = 60.0) -> dict[str, Any]:
+        """A job in its terminal state."""
+        over = {"succeeded", "failed", "cancelled", "timed_out"}
+        return eventually(
+            lambda: job if (job := self.job(job_id))["status"] in over else None, seconds=seconds, what=f"job {job_id}"
+        )
+
+    def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
+        """A follower's whole transcript: the events' data, with their `id` under "id"."""
+        with self.http.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}) as response:
+            return list(sse(response))
+
+    def close(self) -> None:
+        """Ends every process, in the reverse order of their start."""
+        self.http.close()
+        for process in reversed(self.processes.values()):
+            end(process)
+
+
+def sse(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The events of an SSE answer; heartbeats are left out."""
+    number = 0
+    for line in response.iter_lines():
+        if line.startswith("id:"):
+            number = int(line[3:])
+        elif line.startswith("data:"):
+            yield {**json.loads(line[5:]), "id": number}
