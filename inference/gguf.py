@@ -12,22 +12,8 @@ import msgspec
 MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
 #: Value types of one number, by the format's numbering.
-_NUMBERS = {
-    number: struct.Struct("<" + letter)
-    for number, letter in {
-        0: "B",
-        1: "b",
-        2: "H",
-        3: "h",
-        4: "I",
-        5: "i",
-        6: "f",
-        7: "?",
-        10: "Q",
-        11: "q",
-        12: "d",
-    }.items()
-}
+_LETTERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NUMBERS = {kind: struct.Struct("<" + letter) for kind, letter in _LETTERS.items()}
 #: More than any real header has of it; a number beyond is garbage, not a size to allocate.
 _MOST = 1 << 26
 

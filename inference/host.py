@@ -10,15 +10,20 @@ import os
 import sys
 import threading
 
+import structlog
+
 from inference.catalog import build
 from inference.errors import LoadError
 from inference.protocol import Engine, Failure, Spec
 from inference.wire import Abort, Close, Command, Progress, Reader, Submit, Writer, command_decoder, spec_decoder
 
+log = structlog.get_logger()
+
 
 def main() -> None:
     """Load, serve, end. The exit is at once: engines' own clean-up at exit can hang, the kernel's cannot."""
     faulthandler.enable()
+    _log_plainly()
     commands, steps = int(sys.argv[1]), int(sys.argv[2])
     for fd in (commands, steps):
         os.set_inheritable(fd, False)  # an engine's own children must not hold our pipes open
@@ -30,6 +35,18 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def _log_plainly() -> None:
+    """One line an event, on stderr, and tracebacks without local variables: prompts do not belong into logs."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def _run(spec: Spec, reader: Reader[Command], writer: Writer) -> None:
@@ -48,16 +65,24 @@ def _run(spec: Spec, reader: Reader[Command], writer: Writer) -> None:
 
 
 def _obey(engine: Engine, reader: Reader[Command]) -> None:
-    """Carry out commands until the owner closes the pipe, or dies."""
-    while (command := reader.read()) is not None:
-        match command:
-            case Submit(request):
-                engine.submit(request)
-            case Abort(request_id):
-                engine.abort(request_id)
-            case Close():
-                engine.close()
+    """Carry out commands until the owner closes the pipe, or dies. An engine that cannot is better dead than deaf."""
+    try:
+        while (command := reader.read()) is not None:
+            _carry_out(engine, command)
+    except Exception:
+        log.exception("engine.command_failed")
+        os._exit(1)
     os._exit(0)
+
+
+def _carry_out(engine: Engine, command: Command) -> None:
+    match command:
+        case Submit(request):
+            engine.submit(request)
+        case Abort(request_id):
+            engine.abort(request_id)
+        case Close():
+            engine.close()
 
 
 if __name__ == "__main__":

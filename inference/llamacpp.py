@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from inference.errors import LoadError
-from inference.llamaserver import Loopback, Plan, RefusedError, load_server, plan
+from inference.llamaserver import Plan, RefusedError, load_server, plan
 from inference.protocol import Chunk, Failure, Finish, Info, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
@@ -55,10 +55,7 @@ class _Answer:
         if self._seam.stopped:
             self.end(piece, "stop")
         elif reason := choice["finish_reason"]:
-            rest = self._seam.flush()
-            self.end(
-                Piece(piece.text + rest.text, (), piece.count + rest.count), "length" if reason == "length" else "stop"
-            )
+            self.end(piece + self._seam.flush(), "length" if reason == "length" else "stop")
         elif piece.count:
             self._out.put(Chunk(self.request.id, piece.text, (), piece.count, 0, None, self.prompt_tokens))
         return self._ended
@@ -110,7 +107,7 @@ class LlamaCppEngine:
             if answer is None:
                 return
             answer.aborted = True
-            if not self._room.is_running(request_id):
+            if not self._room.is_running(answer):
                 self._forget(answer)
 
     def steps(self) -> Iterator[list[Chunk]]:
@@ -133,7 +130,6 @@ class LlamaCppEngine:
         self._out.put(None)
         self._desk.shutdown(cancel_futures=True)
         self._runners.shutdown(cancel_futures=True)
-        self._loopback.close()
         self._server = None
 
     def _prepare(self, answer: _Answer) -> None:
@@ -149,7 +145,7 @@ class LlamaCppEngine:
         with self._lock:
             if ready and not answer.aborted:
                 request, cost = answer.request, len(answer.prompt) + self._budget(answer)
-                self._room.enter(request.id, answer, priority=request.priority, cost=cost)
+                self._room.enter(answer, priority=request.priority, cost=cost)
                 self._admit()
             else:
                 self._forget(answer)
@@ -187,16 +183,15 @@ class LlamaCppEngine:
             self._server.handle_completions(self._body(answer), answer.take)
         except Exception:
             log.exception("llamacpp.request_failed", request=answer.request.id)
-        answer.fail(
-            Failure.ENGINE_FAILED, "llama.cpp ended the answer without a reason; the worker's log may have one."
-        )
+        answer.fail(Failure.ENGINE_FAILED, "llama.cpp ended without a reason; the worker's log may have one.")
         with self._lock:
             self._forget(answer)
 
     def _forget(self, answer: _Answer) -> None:
         """Give back its slot or place; whoever is next starts."""
-        self._answers.pop(answer.request.id, None)
-        self._room.leave(answer.request.id)
+        if self._answers.get(answer.request.id) is answer:  # not a later one, of the same job
+            del self._answers[answer.request.id]
+        self._room.leave(answer)
         if not self._closed:
             self._admit()
 

@@ -3,6 +3,7 @@
 import http.client
 import json
 import secrets
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ GRAIN = 256
 SHARE = 0.25
 #: A context that is worth having, however little memory there is.
 LEAST = 2048
+#: How long the loopback server may take to render a prompt, in seconds.
+TIMEOUT = 60
 
 
 class RefusedError(ValueError):
@@ -82,23 +85,23 @@ def _params(params: Any, spec: Spec, sizes: Plan, key: str) -> Any:
     params.n_parallel = spec.slots
     params.n_ctx = sizes.total
     params.kv_unified = True
-    params.n_gpu_layers = int(spec.options.get("gpu_layers") or -1)
+    layers = spec.options.get("gpu_layers")
+    params.n_gpu_layers = -1 if layers is None else int(layers)
     # Answers that left their slot are not kept in RAM besides: llama.cpp would take up to 8 GiB for it.
     params.cache_ram_mib = 0
     params.api_keys = [key]
     params.hostnames = ["127.0.0.1"]
     params.ui = False
     params.endpoint_slots = False
-    params.verbosity = 2  # warnings and errors
+    params.verbosity = 1  # errors
     return params
 
 
 class Loopback:
-    """llama.cpp's own HTTP server inside this process, for what has no callback. For one thread."""
+    """llama.cpp's own HTTP server inside this process, for what has no callback."""
 
     def __init__(self, address: str, key: str) -> None:
-        where = urlsplit(address)
-        self._connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)
+        self._where = urlsplit(address).netloc
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
     def render(self, messages: tuple[Message, ...]) -> str:
@@ -111,14 +114,12 @@ class Loopback:
         ids = self._post("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"]
         return [int(token) for token in ids]
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        self._connection.request("POST", path, json.dumps(body), self._headers)
-        response = self._connection.getresponse()
-        answer: dict[str, Any] = json.loads(response.read())
+        # A connection a call: on the loopback it is cheap, and the server hangs up on idle ones.
+        with closing(http.client.HTTPConnection(self._where, timeout=TIMEOUT)) as connection:
+            connection.request("POST", path, json.dumps(body), self._headers)
+            response = connection.getresponse()
+            answer: dict[str, Any] = json.loads(response.read())
         if response.status != http.client.OK:
             raise RefusedError(str(answer.get("error", {}).get("message", answer)))
         return answer

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -27,6 +28,7 @@ class RemoteEngine:
         self._file = file
         self._lock = threading.Lock()
         self._closed = False
+        self._read = False
 
     @classmethod
     def load(cls, spec: Spec, timeout: float, on_progress: OnProgress | None = None) -> Self:
@@ -35,7 +37,8 @@ class RemoteEngine:
         Raises LoadError; then nothing of the child is left.
         """
         process, commands, file = _start()
-        expiry = threading.Timer(timeout, process.kill)
+        expired = threading.Event()
+        expiry = threading.Timer(timeout, _expire, (process, expired))
         expiry.daemon = True
         expiry.start()
         try:
@@ -44,7 +47,7 @@ class RemoteEngine:
                 raise LoadError(info.code, info.message)
             if info is None:
                 process.kill()
-                raise _stillborn(spec, process.returncode, None if expiry.is_alive() else timeout)
+                raise _stillborn(spec, process.returncode, timeout if expired.is_set() else None)
         except BaseException:
             process.kill()
             commands.close()
@@ -67,26 +70,27 @@ class RemoteEngine:
 
     def steps(self) -> Iterator[list[Chunk]]:
         """Each engine step's chunks. Raises EngineDiedError when the child dies; whatever it left is gone then."""
+        self._read = True
         reader = Reader(self._file, step_decoder)
-        while (step := reader.read()) is not None:
-            yield step
+        with self._file:
+            while (step := reader.read()) is not None:
+                yield step
         if not self._closed:
             self.process.kill()
             raise self._death()
 
     def close(self) -> None:
         """End the process group. Returns when every process of it, and so its memory, is gone."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-        if not first:
-            self.process.kill()
-            return
+        self._closed = True
         farewell = threading.Thread(target=self._say_goodbye, name="goodbye", daemon=True)
-        farewell.start()
+        farewell.start()  # on a thread, as a child that hangs may not read it
         self.process.wait(GRACE)
         self.process.kill()
         farewell.join()
-        self._commands.close()
+        with self._lock:
+            self._commands.close()
+        if not self._read:
+            self._file.close()
 
     def _send(self, command: Command) -> None:
         with self._lock:
@@ -98,10 +102,8 @@ class RemoteEngine:
                 raise self._death() from None
 
     def _say_goodbye(self) -> None:
-        try:
+        with self._lock, suppress(OSError):
             self._commands.write(Close())
-        except BrokenPipeError:
-            return
 
     def _death(self) -> EngineDiedError:
         return EngineDiedError(
@@ -144,6 +146,11 @@ def _greet(spec: Spec, commands: Writer, file: BinaryIO, on_progress: OnProgress
         if on_progress is not None:
             on_progress(said.fraction)
     return said
+
+
+def _expire(process: Process, expired: threading.Event) -> None:
+    expired.set()
+    process.kill()
 
 
 def _stillborn(spec: Spec, returncode: int | None, timeout: float | None) -> LoadError:

@@ -43,8 +43,7 @@ class _Answer:
         if self._seam.stopped:
             return self._last(piece, "stop")
         if self.next >= self.request.sampling.max_tokens:
-            rest = self._seam.flush()
-            return self._last(Piece(piece.text + rest.text, piece.ids + rest.ids, piece.count + rest.count), "length")
+            return self._last(piece + self._seam.flush(), "length")
         if not piece.count:
             return None
         return Chunk(self.request.id, piece.text, piece.ids, piece.count, 0, None, self.prompt_tokens)
@@ -60,14 +59,16 @@ class ScriptedEngine:
         on_progress(1.0)
         self.info = Info(spec.engine, os.getpid(), spec.slots, spec.context, 0.0)
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots)
-        self._active: dict[str, _Answer] = {}
+        self._answers: dict[str, _Answer] = {}
+        self._active: list[_Answer] = []
         self._changed = threading.Condition()
         self._closed = False
 
     def submit(self, request: Request) -> None:
         """Queue a request."""
         with self._changed:
-            self._room.enter(request.id, _Answer(request), priority=request.priority)
+            answer = self._answers[request.id] = _Answer(request)
+            self._room.enter(answer, priority=request.priority)
             self._changed.notify()
 
     def abort(self, request_id: str) -> None:
@@ -102,13 +103,15 @@ class ScriptedEngine:
             now = time.monotonic()
             for answer in self._room.admit():
                 answer.begin(now)
-                self._active[answer.request.id] = answer
-            due = [answer for answer in self._active.values() if answer.due <= now + TICK]
+                self._active.append(answer)
+            due = [answer for answer in self._active if answer.due <= now + TICK]
             if due or self._closed:
                 return due
-            soonest = min((answer.due for answer in self._active.values()), default=None)
+            soonest = min((answer.due for answer in self._active), default=None)
             self._changed.wait(None if soonest is None else soonest - now)
 
     def _leave(self, request_id: str) -> None:
-        self._room.leave(request_id)
-        self._active.pop(request_id, None)
+        answer = self._answers.pop(request_id, None)
+        if answer is not None:
+            self._room.leave(answer)
+            self._active = [other for other in self._active if other is not answer]

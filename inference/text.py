@@ -20,6 +20,9 @@ class Piece(msgspec.Struct, frozen=True):
     ids: tuple[int, ...] = ()
     count: int = 0
 
+    def __add__(self, other: "Piece") -> "Piece":
+        return Piece(self.text + other.text, self.ids + other.ids, self.count + other.count)
+
 
 class Seam:
     """Takes pieces as they are generated and gives out those that are safe.
@@ -52,7 +55,7 @@ class Seam:
         """The answer has ended by itself: give out all that waits."""
         if self.stopped:
             return Piece()
-        rest = _join([*self._held, self._wordless])
+        rest = sum(self._held, Piece()) + self._wordless
         self._held.clear()
         self._wordless = Piece()
         return rest
@@ -63,11 +66,11 @@ class Seam:
         if end is not None:
             return self._cut(text, end)
         safe = len(text) - self._doubtful(text)
-        free: list[Piece] = []
+        free = Piece()
         while self._held and len(self._held[0].text) <= safe:
             safe -= len(self._held[0].text)
-            free.append(self._held.popleft())
-        return _join(free)
+            free += self._held.popleft()
+        return free
 
     def _first_stop(self, text: str) -> int | None:
         """Where the text before the first complete stop string ends."""
@@ -96,10 +99,3 @@ def _overlap(text: str, word: str) -> int:
     """The length of the longest end of `text` that begins `word`, and is not all of it."""
     longest = min(len(text), len(word) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
-
-
-def _join(pieces: list[Piece]) -> Piece:
-    if len(pieces) == 1:
-        return pieces[0]
-    ids = tuple(token for piece in pieces for token in piece.ids)
-    return Piece("".join(piece.text for piece in pieces), ids, sum(piece.count for piece in pieces))

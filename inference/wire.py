@@ -54,8 +54,10 @@ class Writer:
             left = left[os.write(self._fd, left) :]
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self._fd)
+        """Close the descriptor. Later writes raise OSError; closing twice is no fault."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Reader(Generic[Value]):

@@ -1,0 +1,132 @@
+"""Errors on the wire: each code's HTTP status, and the one shape of the native API."""
+
+import uuid
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g, jsonify
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from app.errors import Failure, InvalidRequestError, JobFailedError, TokenyardError
+from app.events import Ended
+from app.jobs import State
+
+log = structlog.get_logger(__name__)
+
+#: What is not here is the server's fault: 500.
+STATUSES = {
+    "invalid_request": 400,
+    "model_not_downloaded": 400,
+    "context_overflow": 400,
+    "unauthorized": 401,
+    "forbidden_host": 403,
+    "forbidden_origin": 403,
+    "not_found": 404,
+    "job_not_found": 404,
+    "model_not_found": 404,
+    "method_not_allowed": 405,
+    "timed_out": 408,
+    "cancelled": 409,
+    "model_in_use": 409,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "broker_unavailable": 503,
+    "database_unavailable": 503,
+}
+RETRY_AFTER = 5
+
+_HTTP_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"} | {
+    415: "unsupported_media_type"
+}
+
+
+class ModelInUseError(TokenyardError):
+    """A model has open jobs, so it cannot be removed."""
+
+    code = "model_in_use"
+
+
+def request_id() -> str:
+    """The id of the request at hand, as its client hears it."""
+    if "request_id" not in g:
+        g.request_id = uuid.uuid4().hex
+    return str(g.request_id)
+
+
+def payload(code: str, message: str, param: str | None = None, *, request: str | None = None) -> dict[str, Any]:
+    """The inner object of an error."""
+    return {"code": code, "message": message, "param": param, "request_id": request or request_id()}
+
+
+def respond(code: str, message: str, param: str | None = None, *, status: int | None = None) -> Response:
+    """An error as a whole response."""
+    response = jsonify({"error": payload(code, message, param), "detail": message})
+    response.status_code = status or STATUSES.get(code, 500)
+    if response.status_code == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def failure_of(ended: Ended, timeout: float) -> Failure | None:
+    """Why a job did not succeed; None where it did."""
+    if ended.state == State.SUCCEEDED:
+        return None
+    if ended.state == State.TIMED_OUT:
+        return Failure("timed_out", f"Request timed out after {timeout:g} seconds")
+    if ended.state == State.CANCELLED:
+        return Failure("cancelled", "The job was cancelled.")
+    return Failure(ended.code or "internal", ended.message or "The job failed; GET /jobs/{id} tells more.")
+
+
+def raise_failure(ended: Ended, timeout: float) -> None:
+    """Raises JobFailedError where a job did not succeed."""
+    failure = failure_of(ended, timeout)
+    if failure is not None:
+        raise JobFailedError(failure)
+
+
+def explain(error: ValidationError) -> InvalidRequestError:
+    """The first fault of a request, as a sentence that names its field."""
+    fault = error.errors(include_url=False, include_context=False)[0]
+    # Members of a union add words of pydantic's own to the path, such as "list[…]" or "str".
+    loc = [str(part) for part in fault["loc"] if not ("[" in str(part) or str(part) in ("str", "float", "int"))]
+    param = ".".join(loc) or None
+    own = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return InvalidRequestError(own, param=param)
+    if fault["type"] == "extra_forbidden":
+        return InvalidRequestError(f"{param}: no such field", param=param)
+    return InvalidRequestError(f"{param}: {own}" if param else own, param=param)
+
+
+def on_invalid(error: ValidationError) -> Response:
+    """What flask-openapi3 answers to a request that its model refuses."""
+    found = explain(error)
+    return respond(found.code, found.message, found.param)
+
+
+def register(app: Flask) -> None:
+    """Every exception becomes one shape; an unknown one tells nothing of itself."""
+
+    @app.errorhandler(TokenyardError)
+    def _known(error: TokenyardError) -> Response:
+        return respond(error.code, error.message, error.param)
+
+    @app.errorhandler(HTTPException)
+    def _http(error: HTTPException) -> Response | HTTPException:
+        if error.response is not None or (error.code or 500) < 400:
+            return error
+        status = error.code or 500
+        response = respond(_HTTP_CODES.get(status, "http_error"), error.description or error.name, status=status)
+        for name, value in error.get_headers():
+            if name.lower() == "allow":
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def _unknown(error: Exception) -> Response:
+        log.exception("request_failed", request_id=request_id(), error=type(error).__name__)
+        return respond("internal", f"Something went wrong here. The log has it under {request_id()}.")

@@ -1,0 +1,58 @@
+"""Database calls in a gevent process: each runs in gevent's pool of native threads.
+
+SQLite and libpq block the thread that calls them. A lock held for three seconds would freeze every stream of the
+process; in the pool it keeps nobody waiting but its own request.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar, cast
+
+import gevent
+from gevent import monkey
+
+from app.dispatch import Dispatcher
+from app.kernel import Kernel, open_kernel, sender
+from app.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function where it may block: in the thread pool under gevent, else right here."""
+    if not monkey.is_module_patched("threading"):
+        return fn(*args, **kwargs)
+    return cast(T, gevent.get_hub().threadpool.apply(fn, args, kwargs))
+
+
+class Offloaded:
+    """Stands in front of a store: every method of it runs in the pool.
+
+    Only what talks to the database is wrapped. The broker's connections belong to the event loop of the thread that
+    opened them, so they are never used from the pool.
+    """
+
+    def __init__(self, target: object) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._target, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return offload(method, *args, **kwargs)
+
+        return call
+
+
+def open_offloaded(settings: Settings) -> Kernel:
+    """The kernel of a web process."""
+    celery = sender()
+    kernel = open_kernel(settings, celery)
+    store = cast(Any, Offloaded(kernel.store))
+    return replace(
+        kernel,
+        store=store,
+        catalog=cast(Any, Offloaded(kernel.catalog)),
+        dispatcher=Dispatcher(store, kernel.bus, kernel.registry, celery),
+    )

@@ -1,0 +1,149 @@
+"""Requests as they arrive. Past these models, a request is a job's row."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from app.jobs import DEFAULT_PRIORITY, Kind, State
+
+MAX_TIMEOUT = 600
+MAX_STOPS = 16
+
+
+class Strict(BaseModel):
+    """A body in which every field is known: a misspelt option is told, never dropped."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | list[TextPart] = Field(description="A text, or its parts, which are joined.")
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _join(cls, content: object) -> object:
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list) and all(_is_text(part) for part in content):
+            return "".join(part["text"] for part in content)
+        raise ValueError('messages: content must be a string, or a list of parts {"type": "text", "text": "…"}')
+
+
+def _is_text(part: object) -> bool:
+    return (
+        isinstance(part, dict)
+        and part.keys() == {"type", "text"}
+        and part["type"] == "text"
+        and isinstance(part["text"], str)
+    )
+
+
+ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class SamplingBody(Strict):
+    """How the next token is drawn."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=131_072)] = 512
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000, description="0 is off.")] = 0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    ignore_eos: bool = False
+
+    def sampling(self) -> dict[str, Any]:
+        """The fields as an engine takes them."""
+        fields = self.model_dump(include=set(SamplingBody.model_fields))
+        stop = fields["stop"]
+        fields["stop"] = [] if stop is None else [stop] if isinstance(stop, str) else stop
+        return fields
+
+
+class ChatBody(SamplingBody):
+    """A chat to answer."""
+
+    model: ModelName
+    messages: Annotated[list[Message], Field(min_length=1)]
+    stream: bool = False
+    timeout: float = Field(120, description="Seconds, 1 to 600. A detached job's timeout covers its running alone.")
+    priority: Annotated[int, Field(ge=0, le=9, description="0 is the most urgent.")] = DEFAULT_PRIORITY
+    detach: bool = Field(False, description="The job goes on waiting when this request is over.")
+    expires_in: Annotated[float, Field(ge=1, le=30 * 86_400)] = Field(
+        86_400, description="Seconds that a detached job may wait in the queue."
+    )
+    scripted_tokens_per_second: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+    @field_validator("timeout")
+    @classmethod
+    def _bounded(cls, timeout: float) -> float:
+        if not 1 <= timeout <= MAX_TIMEOUT:
+            raise ValueError(f"Timeout must be between 1 and {MAX_TIMEOUT} seconds")
+        return timeout
+
+    def request(self) -> dict[str, Any]:
+        """What the job's row keeps of it."""
+        return {
+            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
+            "sampling": self.sampling(),
+            "scripted_tokens_per_second": self.scripted_tokens_per_second,
+        }
+
+
+class PullBody(Strict):
+    """A model to download."""
+
+    model: ModelName
+    quantize: Literal["auto", "q4", "q8", "fp16", "fp32", "no"] = "auto"
+    init: bool = Field(False, description="Load the model once it is here.")
+
+
+class JobsQuery(Strict):
+    """Which jobs to list, newest first."""
+
+    status: State | None = None
+    kind: Kind | None = None
+    model: str | None = None
+    since: datetime | None = Field(None, description="Created at or after this: ISO 8601, or seconds since the epoch.")
+    before: str | None = Field(None, description="The `next` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
+class JobPath(BaseModel):
+    """A job's address."""
+
+    id: str
+
+
+class ModelPath(BaseModel):
+    """A model's address."""
+
+    name: str
+
+
+class JobQuery(Strict):
+    """How a job is shown."""
+
+    traceback: bool = Field(False, description="Shows operators where a job failed.")
+
+
+class StreamQuery(Strict):
+    """Where to go on following."""
+
+    after: Annotated[int, Field(ge=0)] | None = Field(None, description="The last `seq` that was seen.")

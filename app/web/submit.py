@@ -1,0 +1,65 @@
+"""From a request's body to an accepted job."""
+
+import time
+
+from flask import g, has_request_context
+
+from app.jobs import DEFAULT_PRIORITY, Kind, State, new_id
+from app.kernel import Kernel
+from app.models import Job, Pull
+from app.web.schemas import ChatBody, PullBody
+
+PULL_TIMEOUT = 86_400
+
+
+def submit_chat(kernel: Kernel, body: ChatBody, *, held: bool) -> Job:
+    """Commits a generation. Raises ModelNotDownloadedError, UnavailableError."""
+    kernel.catalog.get(body.model)
+    now = time.time()
+    job = Job(
+        id=new_id(),
+        kind=Kind.GENERATE.value,
+        model=body.model,
+        status=State.QUEUED.value,
+        priority=body.priority,
+        tenant="",
+        held=held,
+        timeout=body.timeout,
+        expires_at=now + (body.timeout if held else body.expires_in),
+        created_at=now,
+        attempt=0,
+        losses=0,
+        request=body.request(),
+    )
+    kernel.dispatcher.submit(job)
+    _note(job)
+    return job
+
+
+def submit_pull(kernel: Kernel, body: PullBody) -> Job:
+    """Commits a download. Raises UnavailableError."""
+    now = time.time()
+    job = Job(
+        id=new_id(),
+        kind=Kind.PULL.value,
+        model=body.model,
+        status=State.QUEUED.value,
+        priority=DEFAULT_PRIORITY,
+        tenant="",
+        held=False,
+        timeout=PULL_TIMEOUT,
+        expires_at=now + PULL_TIMEOUT,
+        created_at=now,
+        attempt=0,
+        losses=0,
+        request={"model": body.model, "revision": None, "quantize": body.quantize, "init": body.init},
+    )
+    kernel.dispatcher.submit(job, Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0))
+    _note(job)
+    return job
+
+
+def _note(job: Job) -> None:
+    """The answer names the job in a header, also when it is an error."""
+    if has_request_context():
+        g.job_id = job.id

@@ -1,0 +1,100 @@
+"""Jobs and events as the native API shows them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from app.events import Ended, Usage
+from app.jobs import Kind
+from app.models import Job, Pull
+from app.store import Detail
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time as ISO 8601 in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def counts(usage: Usage) -> dict[str, int]:
+    """Tokens, and durations in nanoseconds."""
+    return {
+        "total_duration": usage.total_ns,
+        "load_duration": usage.load_ns,
+        "prompt_eval_count": usage.prompt_tokens,
+        "prompt_eval_duration": usage.prompt_ns,
+        "eval_count": usage.completion_tokens,
+        "eval_duration": usage.completion_ns,
+    }
+
+
+def answer(job: Job, text: str, ended: Ended) -> dict[str, Any]:
+    """A whole answer to a chat."""
+    return {
+        "model": job.model,
+        "created_at": iso(job.created_at),
+        "message": {"role": "assistant", "content": text},
+        "done": True,
+        "done_reason": ended.done_reason,
+        **counts(ended.usage),
+        "job_id": job.id,
+    }
+
+
+def show(detail: Detail, *, traceback: bool = False) -> dict[str, Any]:
+    """A job of either kind."""
+    if detail.job.kind == Kind.PULL and detail.pull is not None:
+        return _pull(detail.job, detail.pull, traceback)
+    shown = _generation(detail)
+    return shown | {"traceback": detail.job.traceback} if traceback else shown
+
+
+def _pull(job: Job, pull: Pull, traceback: bool) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "model": job.model,
+        "quantize": pull.quantize,
+        "init": pull.init,
+        "status": job.status,
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "finished_at": iso(job.finished_at),
+        "error": job.error_message,
+        "traceback": job.traceback if traceback else None,
+        "local_path": pull.local_path,
+        "size_bytes": pull.size_bytes,
+        "downloaded_bytes": pull.downloaded_bytes,
+        "progress": pull.progress,
+        "total_bytes": pull.total_bytes,
+        "preferred_quantized": pull.preferred_quantized,
+    }
+
+
+def _generation(detail: Detail) -> dict[str, Any]:
+    job, result = detail.job, detail.result
+    usage = Usage()
+    if result is not None:
+        usage = Usage(
+            prompt_tokens=result.prompt_tokens,
+            completion_tokens=result.completion_tokens,
+            total_ns=result.total_ns,
+            load_ns=result.load_ns,
+            prompt_ns=result.prompt_ns,
+            completion_ns=result.completion_ns,
+        )
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "model": job.model,
+        "status": job.status,
+        "priority": job.priority,
+        "created_at": iso(job.created_at),
+        "started_at": iso(job.started_at),
+        "finished_at": iso(job.finished_at),
+        "request": job.request,
+        "text": result.text if result is not None else "",
+        "done_reason": result.done_reason if result is not None else "",
+        **counts(usage),
+        "attempt": job.attempt,
+        "losses": job.losses,
+        "worker": job.worker,
+        "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
+    }

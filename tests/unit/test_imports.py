@@ -1,0 +1,58 @@
+"""Who may import whom: the table in docs/architecture.md, held over the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OURS = {"app", "tasks", "inference", "migrations", "celeryconfig"}
+HEAVY = {"torch", "transformers", "vllm", "xllamacpp"}
+#: Folder: what its files may never import.
+NEVER = {
+    "inference": OURS - {"inference"} | {"flask", "celery", "redis", "sqlalchemy"},
+    "app": {"flask", "app.web", "tasks", "inference", "migrations"} | HEAVY,
+    "app/web": {"tasks", "inference", "celery", "kombu", "redis", "sqlalchemy", "migrations"} | HEAVY,
+    "tasks": {"flask", "app.web", "migrations"} | HEAVY,
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def files(folder: str) -> list[Path]:
+    """The folder's own; app/web has rules of its own, and the command line belongs to no process."""
+    found = (ROOT / folder).rglob("*.py")
+    return [path for path in found if folder != "app" or path.relative_to(ROOT / "app").parts[0] not in {"web", "cli"}]
+
+
+@pytest.mark.parametrize("folder", NEVER)
+def test_a_package_imports_nothing_that_it_must_not(folder: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files(folder)
+        for name in sorted(imported(path))
+        if any(name == bad or name.startswith(f"{bad}.") for bad in NEVER[folder])
+    ]
+    assert files(folder)
+    assert wrong == []
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    # What starts a child hands on the whole environment; that reads no setting out of it.
+    hand_on = {"app/settings.py", "inference/remote.py", "inference/process.py", "inference/guard.py", "tasks/pull.py"}
+    readers = {
+        str(path.relative_to(ROOT))
+        for folder in ("app", "tasks", "inference")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.relative_to(ROOT).parts[:2] != ("app", "cli") and "os.environ" in path.read_text()
+    }
+    assert readers - hand_on == {"inference/download.py"} & readers

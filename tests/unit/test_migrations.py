@@ -1,0 +1,27 @@
+"""The migrations and the models say the same."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from app.cli.migrate import ROOT, migrate
+from app.settings import Settings
+
+
+def test_migrations_give_the_tables_that_the_models_describe(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, _env_file=None)
+    assert "now at version" in migrate(settings)
+
+    config = Config(str(ROOT / "alembic.ini"))
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.attributes["url"] = settings.database_url
+    command.check(config)  # raises where they differ
+
+
+def test_a_second_migration_changes_nothing(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, _env_file=None)
+    migrate(settings)
+
+    assert "is at version" in migrate(settings)
+    assert not (tmp_path / "backups").exists()
