@@ -143,9 +143,9 @@ class Bus:
     def listen(self, *patterns: str) -> Iterator[bytes | None]:
         """Messages of the channels that match, for ever; None each second without one, and at each (re)connection.
 
-        A reader that sees the first None after a break may have missed messages. Raises redis.RedisError on a break.
+        A reader that sees the first None after a break may have missed messages. Raises UnavailableError on a break.
         """
-        with self.redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        with available(), self.redis.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
             subscription.psubscribe(*patterns)
             while True:
                 message = subscription.get_message(timeout=1.0)

@@ -14,7 +14,7 @@ from app.errors import Failure, UnavailableError
 from app.events import Ended
 from app.jobs import State, queue_of, task_of
 from app.models import Job, Pull
-from app.registry import Registry
+from app.registry import Card, Registry
 from app.store import Hint, Outcome, Store
 
 log = structlog.get_logger(__name__)
@@ -50,15 +50,18 @@ class Dispatcher:
     def place(self, model: str) -> None:
         """Asks a worker to load a model that nobody holds or loads."""
         try:
-            cards = self._registry.workers()
-            if placement.is_placed(cards, model):
-                return
-            card = placement.choose(cards)
-            if card is not None and self._registry.reserve(model, PLACING):
+            card = self.choose(model)
+            if card is not None:
                 self._celery.control.broadcast("load", arguments={"model": model}, destination=[card.node])
                 log.info("placed", model=model, node=card.node)
         except (UnavailableError, OSError, OperationalError, redis.RedisError) as error:
             log.warning("not_placed", model=model, reason=str(error))
+
+    def choose(self, model: str) -> Card | None:
+        """The worker that the caller, and nobody else, shall ask to load a model. Raises UnavailableError."""
+        cards = self._registry.workers()
+        card = None if placement.is_placed(cards, model) else placement.choose(cards)
+        return card if card is not None and self._registry.reserve(model, PLACING) else None
 
     def catch_up(self) -> None:
         """For every model with queued work: release, and place it where it has no holder."""

@@ -52,9 +52,16 @@ class Worker:
         for model in self.kernel.settings.preload_models:
             self.garage.load(model)
         try:
-            self.kernel.dispatcher.catch_up()
+            self._take_waiting()
         except UnavailableError:
             log.warning("not_caught_up")  # the sweep does it
+
+    def _take_waiting(self) -> None:
+        """Loads at once what falls to this worker: it may not hear control messages yet."""
+        for model in self.kernel.store.waiting_models():
+            card = self.kernel.dispatcher.choose(model)
+            if card is not None and card.node == self.node:
+                self.garage.load(model)
 
     def stop(self) -> None:
         """Hands every job back and ends every engine; what is queued goes to others, or to the next life."""

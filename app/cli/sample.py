@@ -10,7 +10,7 @@ from rich.console import Console
 from app.cli.starter import NAME
 from app.settings import Settings
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer briefly."
 
 
 def wait_ready(address: str, settings: Settings, stopping: threading.Event, seconds: float) -> str:

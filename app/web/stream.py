@@ -25,7 +25,9 @@ BEAT = 1.0
 SILENCE = 5.0
 
 
-def follow(kernel: Kernel, hub: Hub, job_id: str, after: int = 0, *, until: float | None = None) -> Iterator[Event | None]:
+def follow(
+    kernel: Kernel, hub: Hub, job_id: str, after: int = 0, *, until: float | None = None
+) -> Iterator[Event | None]:
     """A job's events behind the number `after`, up to its `Ended`; None, or a Progress, each second without one.
 
     `until` (by time.monotonic()) is a moment at which the caller wants to be asked: a None comes no later.

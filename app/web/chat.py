@@ -1,0 +1,62 @@
+"""POST /chat: an answer, whole or streamed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, jsonify
+from flask_openapi3 import APIBlueprint, Tag
+
+from app.events import Ended, Token
+from app.models import Job
+from app.web import sse
+from app.web.errors import failure_of, payload, raise_failure, request_id
+from app.web.held import Events, events_of, opened
+from app.web.schemas import ChatBody
+from app.web.site import here
+from app.web.submit import submit_chat
+from app.web.views import answer, counts
+
+chat = APIBlueprint("chat", __name__, abp_tags=[Tag(name="chat", description="Answers.")])
+
+
+@chat.post("/chat", summary="Answer a chat")
+def create_answer(body: ChatBody) -> Response:
+    """Waits for the answer, or streams it. The job's id is in `X-Job-Id` either way."""
+    site = here()
+    site.kernel.bus.ping()  # nobody is there to wait for an answer that cannot come back
+    job = submit_chat(site.kernel, body, held=not body.detach)
+    events = events_of(site, job)
+    if body.stream:
+        return sse.closing(frames(opened(events, body.timeout), body.timeout, request_id()), events)
+    return jsonify(_whole(job, events, body.timeout))
+
+
+def _whole(job: Job, events: Events, timeout: float) -> dict[str, Any]:
+    text, ended = [], Ended(0, "")
+    for event in events:
+        if isinstance(event, Token):
+            text.append(event.text)
+        elif isinstance(event, Ended):
+            ended = event
+    raise_failure(ended, timeout)
+    return answer(job, "".join(text), ended)
+
+
+def frames(events: Events, timeout: float, request: str) -> Iterator[str]:
+    """A job's events as the deltas of a chat; an error is the last one."""
+    for event in events:
+        if isinstance(event, Token):
+            yield sse.frame({"delta": {"content": event.text}, "done": False}, seq=event.seq)
+        elif isinstance(event, Ended):
+            yield _end(event, timeout, request)
+        else:
+            yield sse.HEARTBEAT
+
+
+def _end(ended: Ended, timeout: float, request: str) -> str:
+    failure = failure_of(ended, timeout)
+    if failure is not None:
+        error = payload(failure.code, failure.message, request=request)
+        return sse.frame({"error": error, "done": True}, seq=ended.seq)
+    last = {"delta": {}, "done": True, "done_reason": ended.done_reason, **counts(ended.usage)}
+    return sse.frame(last, seq=ended.seq)

@@ -1,0 +1,35 @@
+"""Gunicorn's configuration: one event loop a process, ten thousand connections each."""
+
+import resource
+from typing import Any
+
+from app.settings import load
+
+_settings = load()
+_host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
+
+bind = f"{_host}:{_settings.port}"
+worker_class = "gevent"
+workers = _settings.web_processes
+worker_connections = 10_000
+# The application is built after the patches and after the fork: its threads and connections are the worker's own.
+preload_app = False
+# Streams that are still open resume elsewhere, from their last event.
+graceful_timeout = 10
+timeout = 60
+keepalive = 75
+accesslog = None
+control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Logs as all processes do."""
+    del worker
+    from app.logs import configure
+
+    configure(_settings)
+
+
+# A follower is a descriptor; the usual soft limit of 1024 would end the service long before the machine does.
+_, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))

@@ -1,0 +1,94 @@
+"""Health, for balancers and for people; and the front door."""
+
+import platform
+from importlib import metadata
+from typing import Any, cast
+
+from flask import Response, current_app, jsonify, redirect, request
+from flask_openapi3 import APIBlueprint, Tag
+from werkzeug.wrappers import Response as AnyResponse
+
+from app.web.errors import RETRY_AFTER
+from app.web.site import here
+from app.web.vitals import Vitals
+
+KEY = "tokenyard_vitals"
+PACKAGES = ("tokenyard", "celery", "redis", "sqlalchemy", "flask", "gunicorn", "gevent")
+
+health = APIBlueprint("health", __name__, abp_tags=[Tag(name="health", description="How the machine is.")])
+
+
+@health.get("/", summary="The front door")
+def greet() -> AnyResponse:
+    """A browser is led to the documentation; a client reads that a server of its kind runs."""
+    if request.accept_mimetypes.best_match(["text/plain", "text/html"]) == "text/html":
+        return redirect("/docs")
+    return Response("Ollama is running", mimetype="text/plain")
+
+
+@health.get("/health", summary="How the site is")
+def show_health() -> Response:
+    """`degraded` without a worker; 503 without the broker or the database."""
+    facts = _vitals().facts()
+    return _answer(facts, ok=not facts["unavailable"])
+
+
+@health.get("/health/live", summary="Is the process alive?")
+def show_live() -> Response:
+    """Asks nothing of anybody."""
+    return jsonify({"status": "alive"})
+
+
+@health.get("/health/ready", summary="Can it answer?")
+def show_ready() -> Response:
+    """200 once the broker, the database and at least one worker answer."""
+    facts = _vitals().facts()
+    body = {"status": "not ready" if facts["reasons"] else "ready", "reasons": facts["reasons"]}
+    return _answer(body, ok=not facts["reasons"])
+
+
+@health.get("/status", summary="Workers and queues")
+def show_status() -> Response:
+    """What runs where, and what waits."""
+    return jsonify(_vitals().facts() | {"followers": here().hub.followers(), "version": _version("tokenyard")})
+
+
+@health.get("/diag", summary="Versions and settings")
+def show_diag() -> Response:
+    """What a report of a fault should carry. It holds no secret."""
+    settings = here().kernel.settings.model_dump(mode="json", exclude={"api_key", "hf_token"})
+    for url in ("redis_url", "database_url"):
+        settings[url] = _without_password(settings[url])
+    return jsonify(
+        {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: _version(name) for name in PACKAGES},
+            "settings": settings,
+            "health": _vitals().facts(),
+        }
+    )
+
+
+def _vitals() -> Vitals:
+    return cast(Vitals, current_app.extensions[KEY])
+
+
+def _answer(body: dict[str, Any], *, ok: bool) -> Response:
+    response = jsonify(body)
+    if not ok:
+        response.status_code = 503
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _without_password(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

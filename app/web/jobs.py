@@ -1,0 +1,89 @@
+"""Jobs: submit without waiting, list, look at, follow, cancel."""
+
+from collections.abc import Iterator
+from datetime import UTC
+
+from flask import Response, jsonify, request
+from flask_openapi3 import APIBlueprint, Tag
+
+from app.errors import InvalidRequestError
+from app.events import Progress
+from app.jobs import State
+from app.store import Detail
+from app.web import sse
+from app.web.chat import frames
+from app.web.errors import request_id
+from app.web.held import Events
+from app.web.schemas import ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
+from app.web.site import here
+from app.web.stream import follow
+from app.web.submit import submit_chat
+from app.web.views import show
+
+jobs = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs", description="Everything that was accepted.")])
+
+
+@jobs.post("/jobs", summary="Submit a chat without waiting")
+def create_job(body: ChatBody) -> tuple[Response, int]:
+    """Accepts the job; it waits in the queue up to `expires_in` seconds."""
+    job = submit_chat(here().kernel, body, held=False)
+    return jsonify(show(Detail(job, None, None))), 202
+
+
+@jobs.get("/jobs", summary="List jobs")
+def list_jobs(query: JobsQuery) -> Response:
+    """Newest first. `next` is the `before` of the page behind, or null."""
+    since = query.since
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=UTC)
+    page = here().kernel.store.page(
+        status=query.status,
+        kind=query.kind,
+        model=query.model,
+        since=None if since is None else since.timestamp(),
+        before=query.before,
+        limit=query.limit + 1,
+    )
+    more = len(page) > query.limit
+    page = page[: query.limit]
+    return jsonify({"jobs": [show(detail) for detail in page], "next": page[-1].job.id if more else None})
+
+
+@jobs.get("/jobs/<id>", summary="Show a job")
+def show_job(path: JobPath, query: JobQuery) -> Response:
+    """A generation with its text, or a pull with its progress."""
+    return jsonify(show(here().kernel.store.get(path.id), traceback=query.traceback))
+
+
+@jobs.delete("/jobs/<id>", summary="Cancel a job")
+def cancel_job(path: JobPath) -> Response:
+    """Ends a queued job at once; a running one is asked to end. A job that is over stays as it is."""
+    kernel = here().kernel
+    kernel.dispatcher.end(path.id, State.CANCELLED)
+    return jsonify(show(kernel.store.get(path.id)))
+
+
+@jobs.get("/jobs/<id>/stream", summary="Follow a job")
+def stream_job(path: JobPath, query: StreamQuery) -> Response:
+    """Server-sent events from `Last-Event-ID`, or `after`, on. Progress comes as events named `progress`."""
+    site = here()
+    detail = site.kernel.store.get(path.id)
+    events = follow(site.kernel, site.hub, path.id, _after(query))
+    return sse.closing(_frames(events, detail.job.timeout, request_id()), events)
+
+
+def _after(query: StreamQuery) -> int:
+    last = request.headers.get("Last-Event-ID", "").strip()
+    if not last:
+        return query.after or 0
+    if not (last.isascii() and last.isdigit()):
+        raise InvalidRequestError("Last-Event-ID must be a whole number", param="Last-Event-ID")
+    return int(last)
+
+
+def _frames(events: Events, timeout: float, ident: str) -> Iterator[str]:
+    for event in events:
+        if isinstance(event, Progress):
+            yield sse.frame({"status": event.state, **event.fields}, event="progress")
+        else:
+            yield from frames(iter((event,)), timeout, ident)

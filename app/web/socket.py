@@ -1,0 +1,121 @@
+"""One WebSocket's outgoing side: many jobs are followed, and their frames never mix."""
+
+import socket as sockets
+import threading
+from typing import Any
+
+import msgspec
+import structlog
+from simple_websocket import ConnectionClosed
+
+from app.errors import InvalidRequestError, TokenyardError
+from app.events import Ended, Event, Progress, Token
+from app.web.errors import failure_of
+from app.web.site import Site
+from app.web.stream import follow
+from app.web.views import counts
+
+log = structlog.get_logger(__name__)
+
+#: Jobs that one socket may follow at once.
+MAX_FOLLOWS = 256
+#: Seconds that a client may take no bytes before it counts as gone.
+STALL = 30.0
+
+_encoder = msgspec.json.Encoder()
+
+
+class _WholeSends:
+    """simple-websocket calls `send`, which may write only a part of a frame; and its pings come from another thread."""
+
+    def __init__(self, sock: sockets.socket) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        sock.settimeout(STALL)
+
+    def send(self, data: bytes) -> int:
+        with self._lock:
+            self._sock.sendall(data)
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class Socket:
+    """A connection, and the jobs that it follows. Frames are sent whole, one at a time."""
+
+    def __init__(self, site: Site, connection: Any) -> None:
+        self._site = site
+        self._connection = connection
+        connection.sock = _WholeSends(connection.sock)
+        self._lock = threading.Lock()
+        self._follows = 0
+        self._closed = False
+
+    def reserve(self) -> None:
+        """Raises InvalidRequestError where the socket follows as many jobs as it may."""
+        if self._follows >= MAX_FOLLOWS:
+            raise InvalidRequestError(f"One socket follows {MAX_FOLLOWS} jobs at most. Open another one.")
+
+    def send(self, type: str, ref: str | int | None, job_id: str | None, **fields: Any) -> None:
+        """Sends one frame. Raises ConnectionClosed."""
+        text = _encoder.encode({"type": type, "ref": ref, "job_id": job_id, **fields}).decode()
+        with self._lock:
+            if self._closed:
+                raise ConnectionClosed()
+            try:
+                self._connection.send(text)
+            except OSError as error:
+                self._closed = True
+                raise ConnectionClosed() from error
+
+    def fail(
+        self, ref: str | int | None, job_id: str | None, code: str, message: str, param: str | None = None, **seq: int
+    ) -> None:
+        """Sends an error frame."""
+        self.send("error", ref, job_id, error={"code": code, "message": message, "param": param}, **seq)
+
+    def follow(self, ref: str | int | None, job_id: str, after: int, timeout: float) -> None:
+        """Sends a job's events, from a thread of their own."""
+        self._follows += 1
+        threading.Thread(target=self._follow, args=(ref, job_id, after, timeout), name="ws-follow", daemon=True).start()
+
+    def close(self) -> None:
+        """Lets every follower go, at its next event or heartbeat."""
+        self._closed = True
+
+    def _follow(self, ref: str | int | None, job_id: str, after: int, timeout: float) -> None:
+        try:
+            for event in follow(self._site.kernel, self._site.hub, job_id, after):
+                if self._closed:
+                    return
+                if event is not None:
+                    self._tell(ref, job_id, event, timeout)
+        except ConnectionClosed:
+            return
+        except TokenyardError as error:
+            self._try_fail(ref, job_id, error)
+        finally:
+            self._follows -= 1
+
+    def _try_fail(self, ref: str | int | None, job_id: str, error: TokenyardError) -> None:
+        try:
+            self.fail(ref, job_id, error.code, error.message, error.param)
+        except ConnectionClosed:
+            log.info("socket_gone", job=job_id)
+
+    def _tell(self, ref: str | int | None, job_id: str, event: Event, timeout: float) -> None:
+        if isinstance(event, Token):
+            self.send("token", ref, job_id, seq=event.seq, text=event.text)
+        elif isinstance(event, Progress):
+            self.send("progress", ref, job_id, status=event.state, **event.fields)
+        else:
+            self._end(ref, job_id, event, timeout)
+
+    def _end(self, ref: str | int | None, job_id: str, ended: Ended, timeout: float) -> None:
+        failure = failure_of(ended, timeout)
+        if failure is not None:
+            self.fail(ref, job_id, failure.code, failure.message, seq=ended.seq)
+            return
+        self.send("done", ref, job_id, seq=ended.seq, done_reason=ended.done_reason, **counts(ended.usage))

@@ -1,0 +1,107 @@
+"""How the site is: asked at most once a second, however often a balancer asks."""
+
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+from app.errors import UnavailableError
+from app.jobs import Kind, State
+from app.registry import Card
+from app.web.site import Site
+
+#: How old an answer may be, in seconds.
+FRESH = 1.0
+
+Depths = list[tuple[str, str, str, int]]
+
+
+class Vitals:
+    """The facts behind /health and /status."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._lock = threading.Lock()
+        self._asked_at = -FRESH
+        self._facts: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """All fields of /health, at most FRESH seconds old; while somebody asks anew, the others get the last ones."""
+        if time.monotonic() - self._asked_at < FRESH:
+            return self._facts
+        if self._lock.acquire(blocking=not self._facts):
+            try:
+                if time.monotonic() - self._asked_at >= FRESH:
+                    self._facts = self._ask()
+                    self._asked_at = time.monotonic()
+            finally:
+                self._lock.release()
+        return self._facts
+
+    def _ask(self) -> dict[str, Any]:
+        kernel, missing = self._site.kernel, []
+        cards: tuple[Card, ...] = ()
+        depths: Depths = []
+        try:
+            kernel.bus.ping()
+            cards = kernel.registry.workers()
+        except UnavailableError as error:
+            missing.append(error)
+        try:
+            depths = kernel.store.depths()
+        except UnavailableError as error:
+            missing.append(error)
+        reasons = [error.message for error in missing]
+        if not missing and not cards:
+            reasons.append("No worker is alive, so jobs wait. `make status` shows the processes.")
+        return {
+            "status": "degraded" if reasons else "healthy",
+            "reasons": reasons,
+            "unavailable": [error.code for error in missing],
+            "uptime_seconds": round(time.monotonic() - self._site.started, 3),
+            **_of_workers(cards, kernel.settings.max_cache_models),
+            **_of_queues(depths),
+        }
+
+
+def _of_workers(cards: tuple[Card, ...], limit: int) -> dict[str, Any]:
+    cuda = any(card.cuda_available for card in cards)
+    return {
+        "models_cached": sum(len(card.holdings) for card in cards),
+        "cache_limit": sum(card.cache_limit for card in cards) or limit,
+        "torch_version": next((card.torch_version for card in cards if card.torch_version), ""),
+        "cuda_available": cuda,
+        "gpu_status": "available" if cuda else "none",
+        "gpu_memory_allocated_mb": sum(card.gpu_memory_allocated_mb for card in cards),
+        "gpu_memory_reserved_mb": sum(card.gpu_memory_reserved_mb for card in cards),
+        "workers": [_worker(card) for card in cards],
+    }
+
+
+def _worker(card: Card) -> dict[str, Any]:
+    return {
+        "node": card.node,
+        "device": card.device,
+        "host": card.host,
+        "pid": card.pid,
+        "models": [
+            {"model": h.model, "backend": h.backend, "slots": h.slots, "running": h.running} for h in card.holdings
+        ],
+        "loading": list(card.loading),
+        "failures": card.failures,
+    }
+
+
+def _of_queues(depths: Depths) -> dict[str, Any]:
+    pulls = {State.QUEUED.value: 0, State.RUNNING.value: 0}
+    queues: dict[str, dict[str, int]] = defaultdict(lambda: {"queued": 0, "running": 0})
+    for kind, model, status, count in depths:
+        if kind == Kind.PULL:
+            pulls[status] += count
+        else:
+            queues[model][status] += count
+    return {
+        "downloads_active": pulls[State.RUNNING],
+        "downloads_queued": pulls[State.QUEUED],
+        "queues": dict(queues),
+    }

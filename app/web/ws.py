@@ -1,0 +1,136 @@
+"""GET /ws: one WebSocket that carries many generations. docs/websocket.md describes its frames."""
+
+from typing import Any, Literal
+
+import msgspec
+from flask import Flask
+from flask_sock import Sock
+from pydantic import Field, ValidationError
+from simple_websocket import ConnectionClosed
+
+from app.errors import InvalidRequestError, NotFoundError, TokenyardError
+from app.jobs import State
+from app.web.errors import explain
+from app.web.schemas import ChatBody, Strict
+from app.web.security import MAX_BODY
+from app.web.site import Site, here
+from app.web.socket import Socket
+from app.web.submit import submit_chat
+
+#: Seconds between pings; a client that misses one is gone.
+PING = 25
+
+Ref = str | int | None
+
+
+class Generate(ChatBody):
+    """Submit a chat, as a detached job, and follow it."""
+
+    type: Literal["generate"]
+    ref: Ref = None
+
+
+class Follow(Strict):
+    """Follow a job from an event on."""
+
+    type: Literal["follow"]
+    ref: Ref = None
+    job_id: str
+    after: int = Field(0, ge=0)
+
+
+class Cancel(Strict):
+    """End a job."""
+
+    type: Literal["cancel"]
+    ref: Ref = None
+    job_id: str
+
+
+class Ping(Strict):
+    """Are you there?"""
+
+    type: Literal["ping"]
+    ref: Ref = None
+
+
+FRAMES: dict[str, type[Generate | Follow | Cancel | Ping]] = {
+    "generate": Generate,
+    "follow": Follow,
+    "cancel": Cancel,
+    "ping": Ping,
+}
+
+
+def register(app: Flask) -> None:
+    """Serves /ws."""
+    app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": PING, "max_message_size": MAX_BODY}
+    sock = Sock(app)
+
+    @sock.route("/ws")  # type: ignore[untyped-decorator]  # flask-sock has no types
+    def serve(connection: Any) -> None:
+        site = here()
+        socket = Socket(site, connection)
+        try:
+            while True:
+                _receive(site, socket, connection.receive())
+        except ConnectionClosed:
+            return
+        finally:
+            socket.close()
+
+
+def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:
+    fields: dict[str, Any] = {}
+    try:
+        fields = _fields(raw)
+        _act(site, socket, _parse(fields))
+    except TokenyardError as error:
+        ref = fields.get("ref")
+        job_id = fields.get("job_id")
+        socket.fail(
+            ref if isinstance(ref, str | int) else None,
+            job_id if isinstance(job_id, str) else None,
+            error.code,
+            error.message,
+            error.param,
+        )
+
+
+def _fields(raw: str | bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"A frame must be a JSON object: {error}") from error
+
+
+def _parse(fields: dict[str, Any]) -> Generate | Follow | Cancel | Ping:
+    frame = FRAMES.get(str(fields.get("type")))
+    if frame is None:
+        raise InvalidRequestError(f"type must be one of {', '.join(FRAMES)}", param="type")
+    try:
+        return frame.model_validate(fields)
+    except ValidationError as error:
+        raise explain(error) from error
+
+
+def _act(site: Site, socket: Socket, frame: Generate | Follow | Cancel | Ping) -> None:
+    if isinstance(frame, Generate):
+        socket.reserve()
+        job = submit_chat(site.kernel, frame, held=False)
+        socket.send("accepted", frame.ref, job.id, model=job.model)
+        socket.follow(frame.ref, job.id, 0, job.timeout)
+    elif isinstance(frame, Follow):
+        socket.reserve()
+        try:
+            job = site.kernel.store.get(frame.job_id).job
+        except NotFoundError as error:
+            error.param = "job_id"
+            raise
+        socket.send("accepted", frame.ref, job.id, model=job.model)
+        socket.follow(frame.ref, job.id, frame.after, job.timeout)
+    elif isinstance(frame, Cancel):
+        site.kernel.dispatcher.end(frame.job_id, State.CANCELLED)
+        socket.send("accepted", frame.ref, frame.job_id)
+    else:
+        socket.send("pong", frame.ref, None)
