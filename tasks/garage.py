@@ -34,6 +34,11 @@ class Bay:
     pump: Pump
     used: float
     load_ns: int
+    loaded_at: float
+
+    def waited_ns(self, created_at: float) -> int:
+        """How much of the load a job that was created then has waited for."""
+        return max(0, min(self.load_ns, int((self.loaded_at - created_at) * 1e9)))
 
     def holding(self) -> Holding:
         """What the registry shows of it."""
@@ -112,7 +117,7 @@ class Garage:
         load_ns = time.monotonic_ns() - started
         log.info("loaded", model=model, seconds=round(load_ns / 1e9, 2), slots=engine.info.slots)
         pump = Pump(engine, self._kernel.bus, self._node, on_death=lambda: self._died(model))
-        return Bay(model, pump, time.monotonic(), load_ns)
+        return Bay(model, pump, time.monotonic(), load_ns, loaded_at=time.time())
 
     def _spec(self, row: Model) -> Spec:
         settings = self._kernel.settings

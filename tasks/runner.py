@@ -94,8 +94,7 @@ class Runner:
 
     def _finish(self, run: Run, end: End, bay: Bay) -> None:
         """Commits the result, then tells the followers: who reads the row after the event finds it ended."""
-        waited = max(0, bay.load_ns if run.job.created_at * 1e9 > time.time_ns() - bay.load_ns else 0)
-        usage = run.usage(load_ns=waited)
+        usage = run.usage(load_ns=bay.waited_ns(run.job.created_at))
         outcome = Outcome(run.job.id, run.job.attempt, end.state, end.failure)
         if not self._kernel.store.finish(outcome, run.result(end.reason, usage)):
             log.warning("fenced", job=run.job.id, attempt=run.job.attempt)

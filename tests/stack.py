@@ -42,18 +42,20 @@ def eventually(ask: Callable[[], Value], *, seconds: float = 30.0, what: str = "
     raise AssertionError(f"{what} did not come true within {seconds} s; last: {last!r}")
 
 
+def launch(command: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+    """A process of the project, whose output goes to a file."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+
+
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
     """A broker of its own; yields its URL."""
     port = free_port()
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "DATA_DIR": str(folder), "BROKER_PORT": str(port)}
-    process = subprocess.Popen(
-        [str(BIN / "tokenyard"), "broker"],
-        cwd=ROOT,
-        env=env,
-        stdout=(folder / "broker.log").open("ab"),
-        stderr=subprocess.STDOUT,
-    )
+    process = launch([str(BIN / "tokenyard"), "broker"], env, folder / "broker.log")
     try:
         eventually(lambda: _listens(port), what="the broker")
         yield f"redis://127.0.0.1:{port}/0"
@@ -113,14 +115,8 @@ class Stack:
     def start(self, *names: str) -> None:
         """Starts processes by their names in the Procfile."""
         for name in names:
-            self.processes[name] = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {self.command(name)}"],
-                cwd=ROOT,
-                env=self.env,
-                stdout=(self.folder / f"{name}.log").open("ab"),
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
+            command = ["/bin/sh", "-c", f"exec {self.command(name)}"]
+            self.processes[name] = launch(command, self.env, self.folder / f"{name}.log")
 
     def ready(self) -> None:
         """Waits until jobs can run."""
