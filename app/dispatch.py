@@ -51,17 +51,16 @@ class Dispatcher:
         """Asks a worker to load a model that nobody holds or loads."""
         try:
             card = self.choose(model)
-            if card is not None:
+            if card is not None and self._registry.reserve(model, PLACING):
                 self._celery.control.broadcast("load", arguments={"model": model}, destination=[card.node])
                 log.info("placed", model=model, node=card.node)
         except (UnavailableError, OSError, OperationalError, redis.RedisError) as error:
             log.warning("not_placed", model=model, reason=str(error))
 
     def choose(self, model: str) -> Card | None:
-        """The worker that the caller, and nobody else, shall ask to load a model. Raises UnavailableError."""
+        """The worker to load a model that nobody holds or loads. Raises UnavailableError."""
         cards = self._registry.workers()
-        card = None if placement.is_placed(cards, model) else placement.choose(cards)
-        return card if card is not None and self._registry.reserve(model, PLACING) else None
+        return None if placement.is_placed(cards, model) else placement.choose(cards)
 
     def catch_up(self) -> None:
         """For every model with queued work: release, and place it where it has no holder."""

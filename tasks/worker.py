@@ -76,7 +76,6 @@ class Worker:
             self.kernel.lives.bury(self.life)
         except UnavailableError:
             log.warning("not_retired")  # the next life on this device declares it dead
-        self.kernel.close()
         self._device.close()
 
     def announce(self) -> None:
@@ -173,7 +172,6 @@ class Office:
             self.kernel.dispatcher.close_streams(self.kernel.lives.bury(self.life))
         except UnavailableError:
             log.warning("not_retired")
-        self.kernel.close()
         self._device.close()
 
     def _ask_end(self, job_id: str, state: str) -> None:

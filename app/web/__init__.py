@@ -4,20 +4,17 @@ from typing import Any
 
 import structlog
 from flask import Flask, redirect
-from flask_openapi3 import Info, OpenAPI
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
 from flask_openapi3_swagger.plugins import RegisterPlugin
 from werkzeug.wrappers import Response
 
 from app.kernel import Kernel
 from app.settings import Settings, load
-from app.web import errors, health, security, ws
-from app.web.chat import chat
+from app.web import chat, errors, health, jobs, model_routes, pulls, security, ws
+from app.web.current import KEY, Site
 from app.web.hub import Hub
-from app.web.jobs import jobs
-from app.web.model_routes import models
 from app.web.offload import open_offloaded
-from app.web.pulls import pulls
-from app.web.site import KEY, Site
 from app.web.vitals import Vitals
 
 log = structlog.get_logger(__name__)
@@ -42,7 +39,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     app.extensions[health.KEY] = Vitals(site)
     security.register(app, kernel.settings)
     errors.register(app)
-    for blueprint in (chat, jobs, pulls, models, health.health):
+    for blueprint in (chat.chat, jobs.jobs, pulls.pulls, model_routes.models, health.health):
         app.register_api(blueprint)
     ws.register(app)
     _serve_docs(app)

@@ -1,18 +1,20 @@
 """POST /chat: an answer, whole or streamed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 
-from app.events import Ended, Token
+from app.events import Ended, Event, Token
 from app.models import Job
 from app.web import sse
+from app.web.current import here
 from app.web.errors import failure_of, payload, raise_failure, request_id
-from app.web.held import Events, events_of, opened
+from app.web.held import events_of, opened
 from app.web.schemas import ChatBody
-from app.web.site import here
+from app.web.stream import Events
 from app.web.submit import submit_chat
 from app.web.views import answer, counts
 
@@ -42,7 +44,7 @@ def _whole(job: Job, events: Events, timeout: float) -> dict[str, Any]:
     return answer(job, "".join(text), ended)
 
 
-def frames(events: Events, timeout: float, request: str) -> Iterator[str]:
+def frames(events: Iterable[Event | None], timeout: float, request: str) -> Iterator[str]:
     """A job's events as the deltas of a chat; an error is the last one."""
     for event in events:
         if isinstance(event, Token):

@@ -5,11 +5,12 @@ from importlib import metadata
 from typing import Any, cast
 
 from flask import Response, current_app, jsonify, redirect, request
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.web.current import here
 from app.web.errors import RETRY_AFTER
-from app.web.site import here
 from app.web.vitals import Vitals
 
 KEY = "tokenyard_vitals"

@@ -1,22 +1,18 @@
 """A request that waits for its job: the deadline, and the first event, which decides the HTTP status."""
 
 import time
-from collections.abc import Iterator
-from itertools import chain
 
 from app.events import Ended, Event, Progress
 from app.jobs import State
 from app.models import Job
+from app.web.current import Site
 from app.web.errors import raise_failure
-from app.web.site import Site
-from app.web.stream import follow
+from app.web.stream import Events, follow
 
 #: Seconds that a job has to write its own end after it was asked to.
 GRACE = 1.0
 #: Seconds after which a stream begins with 200, whatever comes.
 FIRST = 5.0
-
-Events = Iterator[Event | None]
 
 
 def events_of(site: Site, job: Job) -> Events:
@@ -39,7 +35,7 @@ def _until(site: Site, job: Job, deadline: float) -> Events:
             if time.monotonic() >= deadline:
                 break
     finally:
-        events.close()  # type: ignore[attr-defined]  # a generator
+        events.close()
     site.kernel.dispatcher.end(job.id, State.TIMED_OUT)
     yield _last_word(site, job, seq)
 
@@ -65,7 +61,13 @@ def opened(events: Events, timeout: float) -> Events:
     patience = time.monotonic() + FIRST
     for event in events:
         if isinstance(event, Ended):
+            events.close()
             raise_failure(event, timeout)
         if (event is not None and not isinstance(event, Progress)) or time.monotonic() >= patience:
-            return chain((event,), events)
-    return iter(())
+            return _with(event, events)
+    return events
+
+
+def _with(first: Event | None, rest: Events) -> Events:
+    yield first
+    yield from rest

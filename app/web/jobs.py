@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from datetime import UTC
 
 from flask import Response, jsonify, request
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 
 from app.errors import InvalidRequestError
 from app.events import Progress
@@ -12,11 +13,10 @@ from app.jobs import State
 from app.store import Detail
 from app.web import sse
 from app.web.chat import frames
+from app.web.current import here
 from app.web.errors import request_id
-from app.web.held import Events
 from app.web.schemas import ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
-from app.web.site import here
-from app.web.stream import follow
+from app.web.stream import Events, follow
 from app.web.submit import submit_chat
 from app.web.views import show
 
@@ -86,4 +86,4 @@ def _frames(events: Events, timeout: float, ident: str) -> Iterator[str]:
         if isinstance(event, Progress):
             yield sse.frame({"status": event.state, **event.fields}, event="progress")
         else:
-            yield from frames(iter((event,)), timeout, ident)
+            yield from frames((event,), timeout, ident)

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 
 from app.errors import UnavailableError
 from app.models import Model
 from app.registry import Card
+from app.web.current import here
 from app.web.errors import ModelInUseError
 from app.web.offload import offload
 from app.web.schemas import ModelPath
-from app.web.site import here
 
 models = APIBlueprint("models", __name__, abp_tags=[Tag(name="models", description="What this machine can run.")])
 

@@ -23,7 +23,18 @@ def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a function where it may block: in the thread pool under gevent, else right here."""
     if not monkey.is_module_patched("threading"):
         return fn(*args, **kwargs)
-    return cast(T, gevent.get_hub().threadpool.apply(fn, args, kwargs))
+    value, error = gevent.get_hub().threadpool.apply(_caught, (fn, args, kwargs))
+    if error is not None:
+        raise error
+    return cast(T, value)
+
+
+def _caught(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Exception | None]:
+    """An error as a value: the pool would print each one's traceback, a missing job's too."""
+    try:
+        return fn(*args, **kwargs), None
+    except Exception as error:  # noqa: BLE001 - the caller raises it
+        return None, error
 
 
 class Offloaded:

@@ -1,10 +1,11 @@
 """POST /pull: download a model."""
 
 from flask import Response, jsonify
-from flask_openapi3 import APIBlueprint, Tag
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 
+from app.web.current import here
 from app.web.schemas import PullBody
-from app.web.site import here
 from app.web.submit import submit_pull
 
 pulls = APIBlueprint("pulls", __name__, abp_tags=[Tag(name="models", description="What this machine can run.")])

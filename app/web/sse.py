@@ -1,6 +1,6 @@
 """Server-sent events: the frames, and the response that carries them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -27,10 +27,8 @@ def respond(frames: Iterable[str]) -> Response:
     return response
 
 
-def closing(frames: Iterator[str], source: Iterator[Any]) -> Response:
+def closing(frames: Iterator[str], source: Generator[Any, None, None]) -> Response:
     """As `respond`; when the client is gone, `source` is closed even if nothing was ever read."""
     response = respond(frames)
-    close = getattr(source, "close", None)
-    if close is not None:
-        response.call_on_close(close)
+    response.call_on_close(source.close)
     return response

@@ -5,7 +5,7 @@ stream is gone, the job's row tells the same.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import structlog
 
@@ -19,15 +19,15 @@ from app.web.hub import Follower, Hub
 
 log = structlog.get_logger(__name__)
 
+Events = Generator[Event | None, None, None]
+
 #: Seconds without an event until a heartbeat.
 BEAT = 1.0
 #: Seconds without an event until the row is read.
 SILENCE = 5.0
 
 
-def follow(
-    kernel: Kernel, hub: Hub, job_id: str, after: int = 0, *, until: float | None = None
-) -> Iterator[Event | None]:
+def follow(kernel: Kernel, hub: Hub, job_id: str, after: int = 0, *, until: float | None = None) -> Events:
     """A job's events behind the number `after`, up to its `Ended`; None, or a Progress, each second without one.
 
     `until` (by time.monotonic()) is a moment at which the caller wants to be asked: a None comes no later.

@@ -8,7 +8,7 @@ from typing import Any
 from app.errors import UnavailableError
 from app.jobs import Kind, State
 from app.registry import Card
-from app.web.site import Site
+from app.web.current import Site
 
 #: How old an answer may be, in seconds.
 FRESH = 1.0

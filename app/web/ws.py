@@ -10,11 +10,11 @@ from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import State
+from app.web.connection import Socket
+from app.web.current import Site, here
 from app.web.errors import explain
 from app.web.schemas import ChatBody, Strict
 from app.web.security import MAX_BODY
-from app.web.site import Site, here
-from app.web.socket import Socket
 from app.web.submit import submit_chat
 
 #: Seconds between pings; a client that misses one is gone.

@@ -33,7 +33,7 @@ def text_of(events: list[dict[str, Any]]) -> str:
 
 
 def numbers(events: list[dict[str, Any]]) -> list[int]:
-    return [event["id"] for event in events if "delta" in event or event["done"]]
+    return [event["id"] for event in events if "delta" in event or event.get("done")]
 
 
 def test_a_whole_answer(stack: Stack) -> None:

@@ -10,8 +10,8 @@ from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, TokenyardError
 from app.events import Ended, Event, Progress, Token
+from app.web.current import Site
 from app.web.errors import failure_of
-from app.web.site import Site
 from app.web.stream import follow
 from app.web.views import counts
 

@@ -1,0 +1,216 @@
+"""A real web process: gunicorn with gevent, WebSockets, and a database that is locked."""
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from simple_websocket import Client, ConnectionClosed
+
+from app.kernel import Kernel
+
+from .conftest import Broker, Worker, free_port, until
+from .test_chat import BODY
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def address(kernel: Kernel, broker: Broker, tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    env = {
+        **os.environ,
+        "ROLE": "web",
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "DATA_DIR": str(tmp_path),
+        "REDIS_URL": broker.url,
+        "ENABLE_SCRIPTED_ENGINE": "1",
+    }
+    command = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn.py", "app.web:create_app()"]
+    with (tmp_path / "web.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: _is_live(url), 30)
+        yield url
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(timeout=20)
+        assert "Traceback" not in (tmp_path / "web.log").read_text()
+
+
+def _is_live(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/health/live", trust_env=False).status_code == 200
+    return False
+
+
+@pytest.fixture
+def http(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
+        yield client
+
+
+class Wire:
+    """A WebSocket's client."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = Client(address.replace("http", "ws") + "/ws")
+
+    def say(self, **fields: Any) -> None:
+        self.socket.send(json.dumps(fields))
+
+    def hear(self) -> dict[str, Any]:
+        """The next frame that is no progress."""
+        while True:
+            raw = self.socket.receive(timeout=15)
+            assert raw is not None
+            frame: dict[str, Any] = json.loads(raw)
+            if frame["type"] != "progress":
+                return frame
+
+    def close(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            self.socket.close()
+        self.socket.thread.join(timeout=5)
+
+
+@pytest.fixture
+def wire(address: str) -> Iterator[Wire]:
+    wire = Wire(address)
+    yield wire
+    wire.close()
+
+
+CHAT = {key: BODY[key] for key in ("model", "messages")}
+
+
+def test_one_socket_carries_many_generations(wire: Wire, worker: Worker) -> None:
+    jobs = {}
+    for ref in ("a", "b"):
+        wire.say(type="generate", ref=ref, **CHAT)
+        accepted = wire.hear()
+        assert (accepted["type"], accepted["ref"]) == ("accepted", ref)
+        jobs[ref] = accepted["job_id"]
+    for ref in ("b", "a"):
+        worker.answer(jobs[ref])
+    frames = [wire.hear() for _ in range(8)]
+    for ref, job_id in jobs.items():
+        mine = [frame for frame in frames if frame["ref"] == ref]
+        assert {frame["job_id"] for frame in mine} == {job_id}
+        assert [(f["type"], f["seq"]) for f in mine] == [("token", 1), ("token", 2), ("token", 3), ("done", 4)]
+        assert "".join(f.get("text", "") for f in mine) == "t1 t2 t3 "
+        assert (mine[-1]["done_reason"], mine[-1]["eval_count"]) == ("stop", 2)
+
+
+def test_a_socket_follows_cancels_and_answers_pings(wire: Wire, worker: Worker) -> None:
+    wire.say(type="ping", ref=1)
+    assert wire.hear() == {"type": "pong", "ref": 1, "job_id": None}
+    wire.say(type="generate", ref=2, **CHAT)
+    job_id = wire.hear()["job_id"]
+    wire.say(type="cancel", ref=3, job_id=job_id)
+    frames = [wire.hear(), wire.hear()]
+    assert {"type": "accepted", "ref": 3, "job_id": job_id} in frames
+    failed = next(frame for frame in frames if frame["type"] == "error")
+    assert (failed["ref"], failed["job_id"], failed["seq"]) == (2, job_id, 1)
+    assert failed["error"]["code"] == "cancelled"
+    wire.say(type="generate", ref=4, **CHAT)
+    job_id = wire.hear()["job_id"]
+    worker.answer(job_id)
+    assert [wire.hear()["type"] for _ in range(4)] == ["token", "token", "token", "done"]
+    wire.say(type="follow", ref=5, job_id=job_id, after=2)
+    assert [wire.hear().get("seq") for _ in range(3)] == [None, 3, 4]
+
+
+def test_a_bad_frame_is_an_error_frame_and_the_socket_goes_on(wire: Wire) -> None:
+    wire.socket.send("{")
+    assert wire.hear()["error"]["code"] == "invalid_request"
+    wire.say(type="dance", ref="r")
+    frame = wire.hear()
+    assert (frame["ref"], frame["error"]["param"]) == ("r", "type")
+    wire.say(type="generate", ref="r", model="gpt2", messages=CHAT["messages"])
+    assert wire.hear()["error"]["code"] == "model_not_downloaded"
+    wire.say(type="follow", ref="r", job_id="nope")
+    frame = wire.hear()
+    assert (frame["job_id"], frame["error"]["code"]) == ("nope", "job_not_found")
+    wire.say(type="ping")
+    assert wire.hear()["type"] == "pong"
+
+
+def test_a_stream_arrives_as_it_is_made(http: httpx.Client, worker: Worker) -> None:
+    job_id = http.post("/jobs", json=BODY).json()["id"]
+    attempt = worker.claim(job_id)
+    with http.stream("GET", f"/jobs/{job_id}/stream") as response:
+        lines = (line for line in response.iter_lines() if line.startswith("id"))
+        tokens = []
+        for n in range(1, 4):
+            tokens += worker.tokens(job_id, attempt, n, n)
+            assert next(lines) == f"id: {n}"
+        worker.finish(job_id, attempt, tokens)
+        assert next(lines) == "id: 4"
+    until(lambda: http.get("/status").json()["followers"] == 0)
+
+
+def test_a_client_that_hangs_up_is_forgotten(http: httpx.Client, worker: Worker) -> None:
+    job_id = http.post("/jobs", json=BODY).json()["id"]
+    worker.tokens(job_id, worker.claim(job_id), 1, 1)
+    with http.stream("GET", f"/jobs/{job_id}/stream") as response:
+        next(response.iter_lines())
+    until(lambda: http.get("/status").json()["followers"] == 0)
+
+
+def test_fifty_submits_at_once_are_all_kept(http: httpx.Client, kernel: Kernel) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: http.post("/jobs", json=BODY), range(50)))
+    assert [answer.status_code for answer in answers] == [202] * 50
+    assert len({answer.json()["id"] for answer in answers}) == len(kernel.store.page(limit=200)) == 50
+
+
+def test_a_locked_database_freezes_no_stream(http: httpx.Client, kernel: Kernel, worker: Worker) -> None:
+    job_id = http.post("/jobs", json=BODY).json()["id"]
+    attempt = worker.claim(job_id)
+    path = kernel.settings.data_dir / "jobs.db"
+    with ThreadPoolExecutor(30) as pool, http.stream("GET", f"/jobs/{job_id}/stream") as response:
+        lines = (line for line in response.iter_lines() if line.startswith("id"))
+        worker.tokens(job_id, attempt, 1, 1)
+        assert next(lines) == "id: 1"
+        locked, release = threading.Event(), threading.Event()
+        holder = pool.submit(_lock, path, locked, release)
+        assert locked.wait(5)
+        try:
+            waiting = [pool.submit(http.post, "/jobs", json=BODY) for _ in range(20)]
+            worst, begun, seq = 0.0, time.monotonic(), 1
+            while time.monotonic() < begun + 3:
+                seq += 1
+                sent = time.monotonic()
+                worker.tokens(job_id, attempt, seq, seq)
+                assert next(lines) == f"id: {seq}"
+                assert http.get("/health/live").status_code == 200
+                worst = max(worst, time.monotonic() - sent)
+            assert not any(future.done() for future in waiting)
+        finally:
+            release.set()
+        holder.result()
+        assert [future.result().status_code for future in waiting] == [202] * 20
+        assert worst < 1.0
+
+
+def _lock(path: Path, locked: threading.Event, release: threading.Event) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    locked.set()
+    release.wait(30)
+    connection.execute("ROLLBACK")
+    connection.close()

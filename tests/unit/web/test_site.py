@@ -1,0 +1,158 @@
+"""Health, the front door, errors, and who may ask."""
+
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.web import create_app
+
+from .conftest import Broker, Worker, kernel_of, settings_of
+from .test_chat import BODY
+
+HEALTH = {
+    "status", "uptime_seconds", "models_cached", "cache_limit", "downloads_active", "downloads_queued",
+    "torch_version", "cuda_available", "gpu_status", "gpu_memory_allocated_mb", "gpu_memory_reserved_mb",
+    "workers", "queues",
+}  # fmt: skip
+
+
+def test_health_is_degraded_without_a_worker(client: FlaskClient) -> None:
+    response = client.get("/health")
+    assert (response.status_code, response.get_json()["status"]) == (200, "degraded")
+    assert client.get("/health/ready").status_code == 503
+
+
+def test_health_has_its_fields(client: FlaskClient, worker: Worker) -> None:
+    worker.announce()
+    client.post("/pull", json={"model": "m"})
+    client.post("/jobs", json=BODY)
+    body = client.get("/health").get_json()
+    assert set(body) >= HEALTH
+    assert (body["status"], body["models_cached"], body["torch_version"]) == ("healthy", 1, "2.9")
+    assert (body["downloads_active"], body["downloads_queued"]) == (0, 1)
+    assert body["queues"] == {"scripted": {"queued": 1, "running": 0}}
+    assert client.get("/health/ready").get_json()["status"] == "ready"
+    assert client.get("/status").get_json()["workers"][0]["node"] == "cpu.0@test"
+
+
+def test_without_the_broker_the_site_says_so_and_comes_back(own_broker: Broker, tmp_path: Path) -> None:
+    kernel = kernel_of(settings_of(tmp_path, own_broker.url))
+    client = create_app(kernel=kernel).test_client()
+    own_broker.stop()
+    for response in (client.get("/health"), client.get("/health/ready"), client.post("/chat", json=BODY)):
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "5"
+    assert client.get("/health/live").status_code == 200
+    assert client.post("/jobs", json=BODY).status_code == 202
+    own_broker.start()
+    kernel.close()
+
+
+def test_diag_holds_no_secret(tmp_path: Path, broker: Broker) -> None:
+    url = broker.url.replace("//", "//:pass@")
+    kernel = kernel_of(settings_of(tmp_path, url, api_key="sesame", hf_token="hush"))
+    body = create_app(kernel=kernel).test_client().get("/diag", headers={"Authorization": "Bearer sesame"})
+    assert body.status_code == 200
+    assert not any(word in body.get_data(as_text=True) for word in ("sesame", "hush", "pass@"))
+    kernel.close()
+
+
+def test_the_front_door_knows_browsers_from_clients(client: FlaskClient) -> None:
+    assert client.get("/").get_data(as_text=True) == "Ollama is running"
+    assert client.get("/", headers={"Accept": "*/*"}).get_data(as_text=True) == "Ollama is running"
+    assert client.get("/", headers={"Accept": "text/html,*/*;q=0.8"}).location == "/docs"
+
+
+def test_the_documentation_needs_no_network(client: FlaskClient) -> None:
+    page = client.get("/docs", follow_redirects=True)
+    assert page.status_code == 200
+    assert "http" not in page.get_data(as_text=True).split("<script>")[0]
+    with client.get("/docs/swagger/js/swagger-ui-bundle.js") as script:
+        assert script.status_code == 200
+        assert script.get_data()
+    document = client.get("/openapi.json").get_json()
+    assert {"/chat", "/jobs", "/jobs/{id}", "/jobs/{id}/stream", "/pull", "/models", "/health"} <= set(
+        document["paths"]
+    )
+    assert "ChatBody" in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "arguments", "status", "code"),
+    [
+        ("GET", "/nothing", {}, 404, "not_found"),
+        ("GET", "/chat", {}, 405, "method_not_allowed"),
+        ("POST", "/chat", {"data": "{", "content_type": "application/json"}, 400, "invalid_request"),
+        ("POST", "/chat", {"data": "[]", "content_type": "application/json"}, 400, "invalid_request"),
+        ("POST", "/chat", {"data": "x", "content_type": "text/plain"}, 415, "unsupported_media_type"),
+        ("POST", "/chat", {"data": b"x" * 3_000_000, "content_type": "application/json"}, 413, "too_large"),
+        ("GET", "/", {"headers": {"Host": "evil.example"}}, 403, "forbidden_host"),
+        ("POST", "/pull", {"json": {}, "headers": {"Origin": "https://evil.example"}}, 403, "forbidden_origin"),
+        ("POST", "/pull", {"json": {}, "headers": {"Origin": "null"}}, 403, "forbidden_origin"),
+        ("POST", "/pull", {"json": {}, "headers": {"Origin": "http://localhost:3000"}}, 400, "invalid_request"),
+        ("GET", "/ws", {"headers": {"Origin": "https://evil.example"}}, 403, "forbidden_origin"),
+    ],
+)  # fmt: skip
+def test_errors_have_one_shape(
+    client: FlaskClient, method: str, path: str, arguments: dict[str, object], status: int, code: str
+) -> None:
+    if path == "/ws":
+        arguments = {"headers": {**arguments["headers"], "Upgrade": "websocket", "Connection": "Upgrade"}}
+    response = client.open(path, method=method, **arguments)
+    assert response.status_code == status
+    body = response.get_json()
+    assert set(body["error"]) == {"code", "message", "param", "request_id"}
+    assert body["error"]["code"] == code
+    assert body["detail"] == body["error"]["message"]
+
+
+def test_an_unknown_fault_tells_nothing_of_itself(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("a secret path")
+
+    monkeypatch.setattr("app.web.jobs.show", burst)
+    response = app.test_client().post("/jobs", json=BODY)
+    assert response.status_code == 500
+    assert "secret path" not in response.get_data(as_text=True)
+
+
+def test_a_request_keeps_the_id_that_it_came_with(client: FlaskClient) -> None:
+    assert client.get("/", headers={"X-Request-Id": "abc-1"}).headers["X-Request-Id"] == "abc-1"
+    assert client.get("/", headers={"X-Request-Id": "a b"}).headers["X-Request-Id"] != "a b"
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "status"),
+    [
+        ("/models", None, 401),
+        ("/models", "Bearer wrong", 401),
+        ("/models", "Basic key", 401),
+        ("/models", "Bearer ké", 401),
+        ("/models", "Bearer key", 200),
+        ("/health", None, 401),
+        ("/health/live", None, 200),
+        ("/", None, 200),
+    ],
+)
+def test_a_key_opens_the_site(tmp_path: Path, broker: Broker, path: str, given: str | None, status: int) -> None:
+    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="key", host="0.0.0.0"))
+    headers = {"Authorization": given} if given else {}
+    client = create_app(kernel=kernel).test_client()
+    assert client.get(path, headers=headers).status_code == status
+    assert client.get("/", headers={"Host": "192.0.2.7:8005"}).status_code == 200
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
+    kernel.close()
+
+
+def test_listed_origins_and_hosts_may_ask(tmp_path: Path, broker: Broker) -> None:
+    settings = settings_of(tmp_path, broker.url, cors_origins="https://ui.example", allowed_hosts="gpu.example")
+    kernel = kernel_of(settings)
+    client = create_app(kernel=kernel).test_client()
+    headers = {"Origin": "https://ui.example", "Host": "gpu.example"}
+    response = client.post("/jobs", json=BODY, headers=headers)
+    assert response.status_code == 202
+    assert response.headers["Access-Control-Allow-Origin"] == "https://ui.example"
+    assert client.options("/jobs", headers=headers).status_code == 200
+    kernel.close()
