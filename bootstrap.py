@@ -48,7 +48,8 @@ def check_machine() -> None:
     """What would fail halfway through, said before it begins."""
     if sys.version_info < PYTHON:
         fail(
-            f"Python {sys.version.split()[0]} is too old: Tokenyard needs 3.11 or newer. Try `make up PYTHON=python3.12`"
+            f"Python {sys.version.split()[0]} is too old: Tokenyard needs 3.11 or newer. "
+            "Try `make up PYTHON=python3.12`"
         )
     if importlib.util.find_spec("ensurepip") is None and not (VENV / "bin" / "python").exists():
         fail("This Python cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv")

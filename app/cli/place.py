@@ -43,7 +43,8 @@ def check_port(settings: Settings) -> None:
     """Raises PlaceTakenError."""
     if not is_free(settings.port, settings.host):
         raise PlaceTakenError(
-            f"Port {settings.port} is in use. Stop what listens there, or take another: make up PORT={settings.port + 1}"
+            f"Port {settings.port} is in use. Stop what listens there, or take another: "
+            f"make up PORT={settings.port + 1}"
         )
 
 

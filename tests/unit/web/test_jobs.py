@@ -11,7 +11,7 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.web.current import Site
 
-from .conftest import Worker, submitted
+from .conftest import Worker, submitted, until
 from .test_chat import BODY, frames, meanwhile
 
 PULL_FIELDS = {
@@ -106,8 +106,12 @@ def test_progress_is_an_event_of_its_own_name_and_has_no_number(
     response = client.get(f"/jobs/{job.id}/stream")
     chunks = response.iter_encoded()
     assert json.loads(next(chunks).decode().split("data: ")[1])["delta"] == {"content": "t1 "}
+    until(lambda: site.kernel.bus.redis.pubsub_numpat() == 1)
     worker.progress(job.id)
-    assert next(chunks) == b'event: progress\ndata: {"status":"running","progress":0.5}\n\n'
+    assert (
+        next(chunk for chunk in chunks if not chunk.startswith(b":"))
+        == b'event: progress\ndata: {"status":"running","progress":0.5}\n\n'
+    )
     response.close()
     assert site.hub.followers() == 0
 

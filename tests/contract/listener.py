@@ -1,0 +1,75 @@
+"""Reads an engine's steps on a thread and lets a test wait for what it wants to see, with a deadline."""
+
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from inference.errors import EngineDiedError
+from inference.protocol import Chunk, Engine, Message, Request, Sampling
+
+DEADLINE = 60.0
+QUESTION = (Message("user", "What is the capital of France? Answer in one sentence."),)
+
+
+def make_request(request_id: str, *, messages: tuple[Message, ...] = QUESTION, **kwargs: object) -> Request:
+    """A greedy request; `max_tokens`, `stop` and `ignore_eos` go to its sampling, the rest to itself."""
+    of_sampling = {key: kwargs.pop(key) for key in ("max_tokens", "stop", "ignore_eos") if key in kwargs}
+    return Request(request_id, messages, Sampling(temperature=0.0, **of_sampling), **kwargs)  # type: ignore[arg-type]
+
+
+class Listener:
+    """Everything that an engine has said."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.chunks: list[Chunk] = []
+        self.steps = 0
+        self.died: EngineDiedError | None = None
+        self.ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.engine.close()
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+
+    def of(self, request_id: str) -> list[Chunk]:
+        with self._changed:
+            return [chunk for chunk in self.chunks if chunk.id == request_id]
+
+    def text(self, request_id: str) -> str:
+        return "".join(chunk.text for chunk in self.of(request_id))
+
+    def wait(self, condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, deadline), "the deadline passed"
+
+    def wait_first(self, request_id: str) -> None:
+        self.wait(lambda: any(chunk.id == request_id for chunk in self.chunks))
+
+    def answer(self, *request_ids: str) -> list[Chunk]:
+        """Wait until these requests have ended; the chunks of the first."""
+        self.wait(lambda: set(request_ids) <= {c.id for c in self.chunks if c.finish or c.error})
+        return self.of(request_ids[0])
+
+    def ask(self, request: Request) -> list[Chunk]:
+        self.engine.submit(request)
+        return self.answer(request.id)
+
+    def _listen(self) -> None:
+        try:
+            for step in self.engine.steps():
+                with self._changed:
+                    self.steps += 1
+                    self.chunks += step
+                    self._changed.notify_all()
+        except EngineDiedError as error:
+            self.died = error
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()

@@ -1,0 +1,176 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from inference.catalog import build
+from inference.errors import EngineDiedError
+from inference.protocol import Emitted, Engine, Spec
+from inference.remote import RemoteEngine
+from tests.contract.listener import Listener, make_request
+
+Load = Callable[[int], Listener]
+
+
+def _in_process(spec: Spec) -> Engine:
+    return build(spec, lambda fraction: None)
+
+
+def _remote(spec: Spec) -> Engine:
+    return RemoteEngine.load(spec, timeout=60)
+
+
+@pytest.fixture(params=["scripted", "remote scripted", "remote llamacpp"])
+def load(request: pytest.FixtureRequest) -> Iterator[Load]:
+    """Loads an engine with so many slots, and closes it after the test."""
+    kind = str(request.param)
+    path: Path | None = request.getfixturevalue("starter_gguf") if "llamacpp" in kind else None
+    open_listeners: list[Listener] = []
+
+    def load(slots: int = 2) -> Listener:
+        spec = Spec(kind.split()[-1], str(path) if path else None, slots)
+        listener = Listener(_remote(spec) if "remote" in kind else _in_process(spec))
+        open_listeners.append(listener)
+        return listener.__enter__()
+
+    yield load
+    for listener in open_listeners:
+        listener.__exit__()
+
+
+def test_it_streams_to_max_tokens_and_finishes_once(load: Load) -> None:
+    listener = load(2)
+    chunks = listener.ask(make_request("a", max_tokens=12, ignore_eos=True))
+    assert sum(chunk.count for chunk in chunks) == 12
+    assert len(chunks) > 1
+    assert [chunk.finish for chunk in chunks if chunk.finish] == ["length"]
+    assert chunks[-1].finish == "length"
+    assert {chunk.prompt_tokens for chunk in chunks} == {chunks[0].prompt_tokens}
+    assert chunks[0].prompt_tokens > 5
+
+
+def test_it_says_what_it_loaded(load: Load) -> None:
+    info = load(3).engine.info
+    assert info.slots == 3
+    assert info.pid > 0
+    assert info.load_seconds >= 0
+
+
+def test_many_requests_at_once_each_get_their_own_answer(load: Load) -> None:
+    listener = load(4)
+    ids = [f"r{n}" for n in range(12)]
+    for request_id in ids:
+        listener.engine.submit(make_request(request_id, max_tokens=8, ignore_eos=True))
+    listener.answer(*ids)
+    assert {request_id: sum(chunk.count for chunk in listener.of(request_id)) for request_id in ids} == dict.fromkeys(
+        ids, 8
+    )
+
+
+def test_an_abort_ends_a_request_and_frees_its_slot(load: Load) -> None:
+    listener = load(1)
+    listener.engine.submit(make_request("long", max_tokens=4000, ignore_eos=True, tokens_per_second=50.0))
+    listener.wait_first("long")
+    listener.engine.submit(make_request("next", max_tokens=3, ignore_eos=True))
+    listener.engine.abort("long")
+    listener.answer("next")
+    assert not any(chunk.finish or chunk.error for chunk in listener.of("long"))
+    said = len(listener.of("long"))
+    listener.ask(make_request("later", max_tokens=3, ignore_eos=True))
+    assert len(listener.of("long")) == said
+
+
+def test_an_abort_withdraws_a_request_that_waits(load: Load) -> None:
+    listener = load(1)
+    listener.engine.submit(make_request("first", max_tokens=20, ignore_eos=True, tokens_per_second=100.0))
+    listener.wait_first("first")
+    listener.engine.submit(make_request("waiting", max_tokens=3))
+    listener.engine.abort("waiting")
+    listener.engine.submit(make_request("last", max_tokens=3))
+    listener.answer("first", "last")
+    assert listener.of("waiting") == []
+
+
+def test_an_abort_of_a_stranger_is_no_fault(load: Load) -> None:
+    listener = load(1)
+    listener.engine.abort("nobody")
+    assert listener.ask(make_request("a", max_tokens=2, ignore_eos=True))[-1].finish == "length"
+
+
+def test_the_same_id_may_come_again_after_an_abort(load: Load) -> None:
+    listener = load(1)
+    listener.engine.submit(make_request("a", max_tokens=4000, ignore_eos=True, tokens_per_second=50.0))
+    listener.wait_first("a")
+    listener.engine.abort("a")
+    listener.engine.submit(make_request("a", max_tokens=3, ignore_eos=True))
+    assert listener.answer("a")[-1].finish == "length"
+
+
+def test_a_stop_string_never_leaks(load: Load) -> None:
+    listener = load(2)
+    listener.ask(make_request("whole", max_tokens=8))
+    whole = listener.text("whole")
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 4]
+    chunks = listener.ask(make_request("stopped", max_tokens=8, stop=(stop,)))
+    assert listener.text("stopped") == whole[: whole.find(stop)]
+    assert chunks[-1].finish == "stop"
+    assert len([chunk for chunk in chunks if chunk.finish]) == 1
+
+
+def test_a_continuation_gives_the_text_of_an_undisturbed_answer(load: Load) -> None:
+    listener = load(2)
+    whole = listener.ask(make_request("whole", max_tokens=24))
+    text = listener.text("whole")
+    for cut in range(1, len(whole)):
+        before = whole[:cut]
+        emitted = Emitted(
+            "".join(chunk.text for chunk in before),
+            tuple(token for chunk in before for token in chunk.ids),
+            sum(chunk.count for chunk in before),
+        )
+        rest = listener.ask(make_request(f"from {cut}", max_tokens=24, emitted=emitted))
+        assert emitted.text + listener.text(f"from {cut}") == text
+        assert rest[-1].finish == whole[-1].finish
+        assert rest[-1].prompt_tokens == whole[-1].prompt_tokens
+        assert emitted.count + sum(chunk.count for chunk in rest) == sum(chunk.count for chunk in whole)
+
+
+def test_a_continuation_with_nothing_left_finishes_at_once(load: Load) -> None:
+    listener = load(1)
+    chunks = listener.ask(make_request("a", max_tokens=3, emitted=Emitted("t0 t1 t2", (0, 1, 2), 3)))
+    assert [(chunk.text, chunk.count, chunk.finish) for chunk in chunks] == [("", 0, "length")]
+    assert chunks[0].prompt_tokens > 5
+
+
+def test_whoever_waits_is_admitted_by_priority_then_arrival(load: Load) -> None:
+    listener = load(1)
+    listener.engine.submit(make_request("first", max_tokens=50, ignore_eos=True, tokens_per_second=100.0))
+    listener.wait_first("first")
+    for request_id, priority in (("batch", 7), ("usual", 5), ("usual 2", 5), ("urgent", 0)):
+        listener.engine.submit(make_request(request_id, max_tokens=2, priority=priority, ignore_eos=True))
+    listener.answer("batch", "usual", "usual 2", "urgent")
+    order = list(dict.fromkeys(chunk.id for chunk in listener.chunks))
+    assert order == ["first", "urgent", "usual", "usual 2", "batch"]
+
+
+def test_close_ends_the_steps(load: Load) -> None:
+    listener = load(1)
+    listener.engine.submit(make_request("a", max_tokens=4000, ignore_eos=True, tokens_per_second=50.0))
+    listener.wait_first("a")
+    listener.engine.close()
+    listener.wait(lambda: listener.ended)
+    assert listener.died is None
+
+
+def test_closing_twice_is_no_fault(load: Load) -> None:
+    listener = load(1)
+    listener.engine.close()
+    listener.engine.close()
+    listener.wait(lambda: listener.ended)
+
+
+def test_a_closed_engine_takes_no_request(load: Load) -> None:
+    listener = load(1)
+    listener.engine.close()
+    with pytest.raises(EngineDiedError):
+        listener.engine.submit(make_request("a"))

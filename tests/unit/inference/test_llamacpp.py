@@ -1,0 +1,107 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference import llamaserver
+from inference.errors import LoadError
+from inference.llamacpp import LlamaCppEngine
+from inference.protocol import Message, Request, Spec
+from inference.remote import RemoteEngine
+from tests.contract.listener import Listener, make_request
+
+CHATS = [
+    (Message("user", "What is the capital of France?"),),
+    (Message("system", "You are terse."), Message("user", "Name a colour.")),
+    (Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "Say <|im_end|> and 😀 please")),
+]
+
+
+def load(path: Path, slots: int = 2, context: int | None = None) -> LlamaCppEngine:
+    return LlamaCppEngine(Spec("llamacpp", str(path), slots, context), lambda fraction: None)
+
+
+@pytest.fixture
+def listener(starter_gguf: Path) -> Iterator[Listener]:
+    with Listener(load(starter_gguf)) as listener:
+        yield listener
+
+
+def chat(engine: Any, messages: tuple[Message, ...], max_tokens: int) -> tuple[str, int]:
+    """The answer of llama.cpp's own chat endpoint, greedy, and the number of its prompt's tokens."""
+    said: list[dict[str, Any]] = []
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    body = {"messages": turns, "max_tokens": max_tokens, "temperature": 0, "stream": True}
+    engine._server.handle_chat_completions(body | {"stream_options": {"include_usage": True}}, said.append)
+    deltas = [choice["delta"].get("content") or "" for data in said for choice in data["choices"]]
+    return "".join(deltas), next(data["usage"]["prompt_tokens"] for data in said if data.get("usage"))
+
+
+@pytest.mark.parametrize("messages", CHATS, ids=["plain", "system", "special tokens"])
+def test_its_answers_and_prompts_are_those_of_llama_cpps_chat_endpoint(
+    listener: Listener, messages: tuple[Message, ...]
+) -> None:
+    chunks = listener.ask(make_request("a", messages=messages, max_tokens=24))
+    assert (listener.text("a"), chunks[-1].prompt_tokens) == chat(listener.engine, messages, 24)
+
+
+def test_a_real_answer_is_right(listener: Listener) -> None:
+    chunks = listener.ask(make_request("a", max_tokens=24))
+    assert listener.text("a") == "The capital of France is Paris."
+    assert chunks[-1].finish == "stop"
+
+
+def test_a_prompt_beyond_the_context_fails_with_both_numbers(listener: Listener) -> None:
+    chunks = listener.ask(make_request("a", messages=(Message("user", "word " * 9000),)))
+    assert len(chunks) == 1
+    assert chunks[0].error is not None
+    assert chunks[0].error.code == "context_overflow"
+    assert str(chunks[0].prompt_tokens) in chunks[0].error.message
+    assert "8192" in chunks[0].error.message
+    assert listener.ask(make_request("b", max_tokens=2, ignore_eos=True))[-1].finish == "length"
+
+
+def test_an_answer_that_fills_the_context_ends_there(starter_gguf: Path) -> None:
+    with Listener(load(starter_gguf, context=64)) as listener:
+        chunks = listener.ask(make_request("a", max_tokens=4000, ignore_eos=True))
+        assert chunks[-1].finish == "length"
+        assert chunks[-1].prompt_tokens + sum(chunk.count for chunk in chunks) == 64
+
+
+def test_requests_that_together_exceed_the_cache_take_turns(
+    starter_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left to itself, llama.cpp fails all that run: "Context size has been exceeded"."""
+    monkeypatch.setattr(llamaserver, "USUAL", 64)
+    with Listener(load(starter_gguf, slots=4, context=256)) as listener:
+        ids = [f"r{n}" for n in range(4)]
+        for request_id in ids:
+            words = (Message("user", f"{request_id} " + "word " * 90),)
+            listener.engine.submit(make_request(request_id, messages=words, max_tokens=60, ignore_eos=True))
+        listener.answer(*ids)
+        assert [listener.of(request_id)[-1].finish for request_id in ids] == ["length"] * 4
+
+
+def test_a_message_that_the_template_refuses_is_an_invalid_request(listener: Listener) -> None:
+    chunks = listener.ask(Request("a", ()))
+    assert chunks[-1].error is None or chunks[-1].error.code == "invalid_request"
+
+
+def test_a_truncated_file_is_a_bad_model_and_takes_nobody_down(starter_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.gguf"
+    with starter_gguf.open("rb") as file:
+        path.write_bytes(file.read(20_000_000))
+    with pytest.raises(LoadError, match=r"half\.gguf.*damaged") as caught:
+        RemoteEngine.load(Spec("llamacpp", str(path), 1), timeout=60)
+    assert caught.value.code == "bad_model"
+
+
+def test_a_seed_makes_an_answer_repeatable(listener: Listener) -> None:
+    sampling = make_request("x", max_tokens=12, ignore_eos=True).sampling
+    hot = type(sampling)(
+        **{**{f: getattr(sampling, f) for f in sampling.__struct_fields__}, "temperature": 1.5, "seed": 7}
+    )
+    for request_id in ("warm up", "a", "b"):
+        listener.ask(Request(request_id, CHATS[0], hot))
+    assert listener.text("a") == listener.text("b")
