@@ -58,6 +58,8 @@ class Runner:
         bus = self._kernel.bus
         try:
             if not bus.install(job.id, job.attempt, job.timeout):
+                # The broker knows a later attempt than the database does: only a further attempt can go past it.
+                self._kernel.dispatcher.close_streams(self._kernel.store.lose(job.id, job.attempt))
                 return None
             earlier = [e for e in bus.replay(job.id) if isinstance(e, Token)] if job.attempt > 1 else []
         except UnavailableError:
