@@ -19,13 +19,17 @@ from typing import Any
 
 import structlog
 
-from inference.errors import LoadError
+from inference.errors import EngineDiedError, LoadError
 from inference.llamaserver import Plan, RefusedError, load_server, plan
 from inference.protocol import Chunk, Failure, Finish, Info, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
 
 log = structlog.get_logger()
+
+#: The threads of one llama.cpp step come one after another: waiting this long for the last, in seconds, makes one
+#: message of them. It delays no token after it, as llama.cpp computes meanwhile.
+LINGER = 0.002
 
 
 class _Answer:
@@ -94,11 +98,12 @@ class LlamaCppEngine:
         self.info = Info(spec.engine, os.getpid(), spec.slots, self._plan.context, time.monotonic() - started)
 
     def submit(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request. Raises EngineDiedError when closed."""
         with self._lock:
-            if not self._closed:
-                answer = self._answers[request.id] = _Answer(request, self._out)
-                self._desk.submit(self._prepare, answer)
+            if self._closed:
+                raise EngineDiedError("The engine is closed.")
+            answer = self._answers[request.id] = _Answer(request, self._out)
+            self._desk.submit(self._prepare, answer)
 
     def abort(self, request_id: str) -> None:
         """End a request: at its next token, if it runs (llama.cpp asks us at no other time)."""
@@ -114,6 +119,8 @@ class LlamaCppEngine:
         """All chunks that there are, whenever there are any."""
         while (chunk := self._out.get()) is not None:
             step = [chunk]
+            if len(self._answers) > 1:
+                time.sleep(LINGER)
             while not self._out.empty():
                 if (chunk := self._out.get()) is None:
                     yield step

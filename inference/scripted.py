@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from inference.errors import EngineDiedError
 from inference.protocol import Chunk, Finish, Info, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
@@ -65,8 +66,10 @@ class ScriptedEngine:
         self._closed = False
 
     def submit(self, request: Request) -> None:
-        """Queue a request."""
+        """Queue a request. Raises EngineDiedError when closed."""
         with self._changed:
+            if self._closed:
+                raise EngineDiedError("The engine is closed.")
             answer = self._answers[request.id] = _Answer(request)
             self._room.enter(answer, priority=request.priority)
             self._changed.notify()

@@ -65,12 +65,12 @@ class Seam:
         end = self._first_stop(text)
         if end is not None:
             return self._cut(text, end)
-        safe = len(text) - self._doubtful(text)
-        free = Piece()
-        while self._held and len(self._held[0].text) <= safe:
-            safe -= len(self._held[0].text)
-            free += self._held.popleft()
-        return free
+        free = at = 0
+        for number, piece in enumerate(self._held, 1):
+            at += len(piece.text)
+            if not self._is_doubtful(text[:at]):
+                free = number
+        return sum((self._held.popleft() for _ in range(free)), Piece())
 
     def _first_stop(self, text: str) -> int | None:
         """Where the text before the first complete stop string ends."""
@@ -89,13 +89,14 @@ class Seam:
         self._held.clear()
         return Piece(text[:end], ids, count)
 
-    def _doubtful(self, text: str) -> int:
-        """How many characters at the end may yet turn into a stop string, or into one whole character."""
-        broken = len(text) - len(text.rstrip(REPLACEMENT))
-        return max([broken, *(_overlap(text, word) for word in self._stop)])
+    def _is_doubtful(self, text: str) -> bool:
+        """Whether its end may yet turn into a stop string, or into one whole character.
+
+        What already came after it does not count: an attempt that goes on from here may draw other tokens.
+        """
+        return text.endswith(REPLACEMENT) or any(_begins(word, text) for word in self._stop)
 
 
-def _overlap(text: str, word: str) -> int:
-    """The length of the longest end of `text` that begins `word`, and is not all of it."""
-    longest = min(len(text), len(word) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
+def _begins(word: str, text: str) -> bool:
+    """Whether the end of `text` is the beginning of `word`, short of all of it."""
+    return any(text.endswith(word[:size]) for size in range(1, len(word)))
