@@ -83,6 +83,10 @@ def load_server(spec: Spec, sizes: Plan) -> "tuple[Any, Loopback]":
 def _params(params: Any, spec: Spec, sizes: Plan, key: str) -> Any:
     params.model.path = spec.path
     params.n_parallel = spec.slots
+    # Threads that spin while they wait take the cores from each other: two busy engines on two cores ran at a seventh
+    # of their speed. See also OMP_WAIT_POLICY in `remote`.
+    params.cpuparams.poll = 0
+    params.cpuparams_batch.poll = 0
     params.n_ctx = sizes.total
     params.kv_unified = True
     layers = spec.options.get("gpu_layers")

@@ -129,10 +129,10 @@ def _start() -> tuple[Process, Writer, BinaryIO]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, and this very package importable, wherever the owner was started."""
+    """Ours, this very package importable wherever the owner was started, and idle OpenMP threads that sleep."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
 
 
 def _greet(spec: Spec, commands: Writer, file: BinaryIO, on_progress: OnProgress | None) -> Info | Failure | None:
