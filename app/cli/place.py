@@ -83,12 +83,15 @@ def members(settings: Settings) -> list[psutil.Process]:
 
 def kill_members(settings: Settings) -> int:
     """Ends by force what is left of the stack; returns how many processes that were."""
-    left = members(settings)
-    for process in left:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=10)
-    return len(left)
+    ended = 0
+    # Again until none is left: a supervisor that was still alive may have started one in between.
+    while left := members(settings):
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        gone, _ = psutil.wait_procs(left, timeout=10)
+        ended += len(gone)
+    return ended
 
 
 def write_card(settings: Settings, card: dict[str, Any]) -> None:
