@@ -84,8 +84,11 @@ def members(settings: Settings) -> list[psutil.Process]:
 def kill_members(settings: Settings) -> int:
     """Ends by force what is left of the stack; returns how many processes that were."""
     ended = 0
-    # Again until none is left: a supervisor that was still alive may have started one in between.
-    while left := members(settings):
+    # A few times: a supervisor that was still alive may have started one in between.
+    for _ in range(5):
+        left = members(settings)
+        if not left:
+            break
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
