@@ -84,7 +84,7 @@ def test_requests_that_together_exceed_the_cache_take_turns(
 
 
 def test_a_message_that_the_template_refuses_is_an_invalid_request(listener: Listener) -> None:
-    chunks = listener.ask(Request("a", ()))
+    chunks = listener.ask(make_request("a", messages=(), max_tokens=2))
     assert chunks[-1].error is None or chunks[-1].error.code == "invalid_request"
 
 

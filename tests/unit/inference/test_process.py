@@ -22,11 +22,11 @@ time.sleep(1000)
 """
 #: An owner that starts a family and says its process group's number.
 OWNER = f"""
-import sys, time
+import sys
 from inference.process import spawn
 process = spawn([sys.executable, "-c", {FAMILY!r}])
 print(process.pgid, flush=True)
-time.sleep(1000)
+sys.stdin.read()  # ends with the test, however that ends
 """
 
 
@@ -63,7 +63,7 @@ def test_killing_twice_is_no_fault() -> None:
 
 
 def test_the_death_of_the_owner_by_sigkill_leaves_nothing() -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, cwd=ROOT)
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     with owner:
         assert owner.stdout is not None
         pgid = int(owner.stdout.readline())

@@ -18,12 +18,12 @@ from tests.contract.listener import Listener, make_request
 from tests.unit.inference.test_process import DEADLINE, ROOT, wait_until
 
 OWNER = """
-import time
+import sys
 from inference.protocol import Spec
 from inference.remote import RemoteEngine
 engine = RemoteEngine.load(Spec("scripted", None, 4), 30)
 print(engine.process.pgid, flush=True)
-time.sleep(1000)
+sys.stdin.read()  # ends with the test, however that ends
 """
 
 
@@ -66,7 +66,9 @@ def test_the_death_of_the_guard_is_the_death_of_the_engine() -> None:
 
 
 def test_an_owner_killed_by_sigkill_leaves_no_engine() -> None:
-    with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, cwd=ROOT) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as owner:
         assert owner.stdout is not None
         pgid = int(owner.stdout.readline())
         assert len(members(pgid)) == 2
