@@ -61,5 +61,13 @@ class Catalog:
 
 
 _SCRIPTED_MODEL = Model(
-    name=SCRIPTED, path="", format=SCRIPTED, size_bytes=0, quantize="no", source="built in", created_at=0.0
+    name=SCRIPTED,
+    path="",
+    format=SCRIPTED,
+    size_bytes=0,
+    quantize="no",
+    source="built in",
+    created_at=0.0,
+    facts={},
+    devices=[],
 )

@@ -6,12 +6,14 @@ finds the jobs that it follows without decoding the others.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 ID_LENGTH = 32
 _HEADER = ID_LENGTH + 4
+
+T = TypeVar("T")
 
 
 class BadEventError(ValueError):
@@ -29,11 +31,26 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     completion_ns: int = 0
 
 
+class Likely(msgspec.Struct, frozen=True, array_like=True):
+    """A token that could stand at one place: its id, its text by itself, and the natural log of its probability."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class Logprob(Likely, frozen=True, array_like=True):
+    """The token that was drawn, and the likeliest ones of its place, the first first."""
+
+    top: tuple[Likely, ...] = ()
+
+
 class Token(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     """Some output of one choice: exactly the text that its `count` token ids stand for.
 
     `ids` is empty where the engine tells none. The end of any event is a clean seam: no half character and no half
-    stop string lies behind it.
+    stop string lies behind it. `finish` is the reason why this choice, one of several, ended with this event; of a
+    single choice the terminal event tells it. `logprobs` has an entry a token where the request asked for them.
     """
 
     seq: int
@@ -41,6 +58,8 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     count: int = 1
     ids: tuple[int, ...] = ()
     choice: int = 0
+    finish: str = ""
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="e"):
@@ -94,25 +113,44 @@ def decode(body: bytes) -> Event:
 
 
 class Log(msgspec.Struct, frozen=True, array_like=True):
-    """A finished job's events, compact: `text` is kept beside it, and `ends[i]` is where token event i+1 ends in it."""
+    """A finished job's events, compact: `text` is kept beside it, and `ends[i]` is where token event i+1 ends in it.
+
+    The last three hold nothing where no event has anything of their kind, which is nearly always.
+    """
 
     ends: tuple[int, ...]
     counts: tuple[int, ...]
+    choices: tuple[int, ...] = ()
+    finishes: tuple[str, ...] = ()
+    logprobs: tuple[tuple[Logprob, ...], ...] = ()
 
     @classmethod
     def of(cls, tokens: list[Token]) -> "Log":
-        """The log of a whole transcript of one choice, in order of `seq`."""
+        """The log of a whole transcript, in order of `seq`."""
         ends, at = [], 0
         for token in tokens:
             at += len(token.text)
             ends.append(at)
-        return cls(tuple(ends), tuple(token.count for token in tokens))
+        return cls(
+            tuple(ends),
+            tuple(token.count for token in tokens),
+            _unless_empty(tuple(token.choice for token in tokens)),
+            _unless_empty(tuple(token.finish for token in tokens)),
+            _unless_empty(tuple(token.logprobs for token in tokens)),
+        )
 
     def tokens(self, text: str, after: int = 0) -> Iterator[Token]:
         """The token events behind `after`, as followers saw them."""
         start = self.ends[after - 1] if 0 < after <= len(self.ends) else 0
         for index in range(after, len(self.ends)):
-            yield Token(seq=index + 1, text=text[start : self.ends[index]], count=self.counts[index])
+            yield Token(
+                seq=index + 1,
+                text=text[start : self.ends[index]],
+                count=self.counts[index],
+                choice=self.choices[index] if self.choices else 0,
+                finish=self.finishes[index] if self.finishes else "",
+                logprobs=self.logprobs[index] if self.logprobs else (),
+            )
             start = self.ends[index]
 
     def encode(self) -> bytes:
@@ -126,6 +164,10 @@ class Log(msgspec.Struct, frozen=True, array_like=True):
             return _log_decoder.decode(data)
         except msgspec.MsgspecError as error:
             raise BadEventError(str(error)) from error
+
+
+def _unless_empty(values: tuple[T, ...]) -> tuple[T, ...]:
+    return values if any(values) else ()
 
 
 _log_decoder = msgspec.msgpack.Decoder(Log)

@@ -24,7 +24,7 @@ class Base(DeclarativeBase):
     """The metadata that migrations are compared with."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {int: BigInteger, dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own form
+    type_annotation_map = {int: BigInteger, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012 - SQLAlchemy's own form
 
 
 class Job(Base):
@@ -86,6 +86,11 @@ class Pull(Base):
     total_bytes: Mapped[int | None]
     progress: Mapped[float] = mapped_column(default=0.0)
     preferred_quantized: Mapped[bool] = mapped_column(default=False)
+    revision: Mapped[str | None] = mapped_column(String(200))
+    files_done: Mapped[int] = mapped_column(default=0, server_default="0")
+    files_total: Mapped[int | None]
+    bytes_per_second: Mapped[float | None]
+    eta_seconds: Mapped[float | None]
 
 
 class Result(Base):
@@ -101,6 +106,7 @@ class Result(Base):
     load_ns: Mapped[int]
     prompt_ns: Mapped[int]
     completion_ns: Mapped[int]
+    #: Of several choices, the text in the order in which it came; the log tells them apart.
     text: Mapped[str] = mapped_column(Text)
     log: Mapped[bytes] = mapped_column(LargeBinary)
 
@@ -134,4 +140,51 @@ class Model(Base):
     size_bytes: Mapped[int]
     quantize: Mapped[str] = mapped_column(String(8), default="auto")
     source: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float]
+    #: Where it was pulled from; None where it was not.
+    repo: Mapped[str | None] = mapped_column(String(200))
+    revision: Mapped[str | None] = mapped_column(String(200))
+    #: What its own files say of it: architecture, parameters, context, dtype, template, licence.
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    #: The devices that operators bound it to; empty: any.
+    devices: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    #: Seconds that it stays loaded without work; None: the setting's, below 0: for ever.
+    keep_alive: Mapped[float | None]
+
+
+class Alias(Base):
+    """A further name for a model, usable wherever a model is named."""
+
+    __tablename__ = "aliases"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    target: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[float]
+
+
+class ChatSession(Base):
+    """A conversation that the server remembers between requests."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (Index("ix_sessions_used_at", "used_at"),)
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: The turns so far, oldest first: {"messages": [{"role", "content"}]}.
+    history: Mapped[dict[str, Any]]
+    created_at: Mapped[float]
+    used_at: Mapped[float]
+
+
+class Idempotency(Base):
+    """What a client's Idempotency-Key stood for: the same key and body give the same job."""
+
+    __tablename__ = "idempotencies"
+    __table_args__ = (Index("ix_idempotencies_created_at", "created_at"),)
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    #: SHA-256 of the method, the path and the body, in hex.
+    digest: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[float]

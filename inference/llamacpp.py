@@ -61,13 +61,13 @@ class _Answer:
         elif reason := choice["finish_reason"]:
             self.end(piece + self._seam.flush(), "length" if reason == "length" else "stop")
         elif piece.count:
-            self._out.put(Chunk(self.request.id, piece.text, (), piece.count, 0, None, self.prompt_tokens))
+            self._out.put(piece.chunk(self.request.id, self.prompt_tokens))
         return self._ended
 
     def end(self, piece: Piece, finish: Finish) -> None:
         """The last chunk."""
         self._ended = True
-        self._out.put(Chunk(self.request.id, piece.text, (), piece.count, 0, finish, self.prompt_tokens))
+        self._out.put(piece.chunk(self.request.id, self.prompt_tokens, finish))
 
     def fail(self, code: str, message: str) -> None:
         """The last chunk, unless there was one, or nobody wants it."""
@@ -160,7 +160,7 @@ class LlamaCppEngine:
     def _render(self, answer: _Answer) -> bool:
         """Fill in the prompt's tokens; False when that already ended the answer."""
         request, context = answer.request, self._plan.context
-        text = self._loopback.render(request.messages)
+        text = self._loopback.render(request.messages) if request.prompt is None else request.prompt
         answer.prompt = self._loopback.tokenize(text)
         answer.prompt_tokens = len(answer.prompt)
         if answer.prompt_tokens >= context:

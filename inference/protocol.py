@@ -46,6 +46,8 @@ class Sampling(Wire, frozen=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    #: How many of the likeliest tokens to tell at each place, 0 to 20; None: nothing at all.
+    logprobs: int | None = None
 
 
 class Emitted(Wire, frozen=True):
@@ -57,7 +59,11 @@ class Emitted(Wire, frozen=True):
 
 
 class Request(Wire, frozen=True):
-    """One answer to generate. Beyond the engine's slots, requests wait by (priority, arrival)."""
+    """One answer to generate. Beyond the engine's slots, requests wait by (priority, arrival).
+
+    Several choices of one job are several requests; no engine knows of them. `prompt` is a text to go on with as it
+    stands, instead of `messages` under the model's template.
+    """
 
     id: str
     messages: tuple[Message, ...]
@@ -65,6 +71,7 @@ class Request(Wire, frozen=True):
     emitted: Emitted = Emitted()
     priority: int = DEFAULT_PRIORITY
     tokens_per_second: float | None = None  #: the scripted engine alone heeds it
+    prompt: str | None = None
 
     @property
     def remaining(self) -> int:
@@ -83,32 +90,52 @@ class Failure(Tagged, frozen=True):
     INVALID_REQUEST: ClassVar[str] = "invalid_request"
 
 
+class Likely(Wire, frozen=True):
+    """A token that could stand at one place: its id, its text by itself, and the natural log of its probability."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class Logprob(Likely, frozen=True):
+    """The token that was drawn, and the likeliest ones of its place, the first first."""
+
+    top: tuple[Likely, ...] = ()
+
+
 class Chunk(Wire, frozen=True):
     """Some tokens of one request: `count` of them, whose text is exactly `text`.
 
-    The end of any chunk is a clean seam. `ids` is () where the engine has none to give. `prompt_tokens` counts the
-    original prompt and is set on every chunk. A request's last chunk has `finish` or `error`; one that was aborted
-    has no last chunk.
+    The end of any chunk is a clean seam. `ids` is () where the engine has none to give; `logprobs` has one entry a
+    token where the request asked for them. `prompt_tokens` counts the original prompt and is set on every chunk. A
+    request's last chunk has `finish` or `error`; one that was aborted has no last chunk.
     """
 
     id: str
     text: str = ""
     ids: tuple[int, ...] = ()
     count: int = 0
-    choice: int = 0
     finish: Finish | None = None
     prompt_tokens: int = 0
     error: Failure | None = None
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Spec(Wire, frozen=True):
-    """What an engine loads: a name of the catalogue, a model's path, and how many requests run at once."""
+    """What an engine loads: a name of the catalogue, a model's path, and how many requests run at once.
+
+    `quantize` is what to do with weights that are not quantized already: "no" (as they are), "q4" (NF4 by
+    bitsandbytes, double quantization, bfloat16 compute), "q8" (LLM.int8), "fp16", "fp32".
+    """
 
     engine: str
     path: str | None
     slots: int
     context: int | None = None  #: tokens, prompt and answer together; None: the model's own, if memory allows
     options: dict[str, Option] = {}  # msgspec copies it for each instance
+    quantize: str = "no"
+    memory: int | None = None  #: bytes of the device that weights and cache may take together; None: what is free
 
 
 class Info(Tagged, frozen=True):
@@ -119,6 +146,10 @@ class Info(Tagged, frozen=True):
     slots: int
     context: int | None
     load_seconds: float
+    dtype: str = ""  #: what it computes in: "bfloat16", "float32", …
+    quantization: str = ""  #: how the weights lie in memory: "nf4", "int8", "gptq", "Q4_K_M", …; "": as they are
+    weights_bytes: int = 0
+    cache_bytes: int = 0  #: for keys and values, over all requests
 
 
 class Engine(Protocol):

@@ -23,7 +23,8 @@ class _Answer:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.prompt_tokens = sum(len(message.content.split()) for message in request.messages)
+        texts = [request.prompt] if request.prompt is not None else [message.content for message in request.messages]
+        self.prompt_tokens = sum(len(text.split()) for text in texts)
         self.next = request.emitted.count
         self.due = 0.0
         self._pause = 1.0 / request.tokens_per_second if request.tokens_per_second else 0.0
@@ -47,10 +48,10 @@ class _Answer:
             return self._last(piece + self._seam.flush(), "length")
         if not piece.count:
             return None
-        return Chunk(self.request.id, piece.text, piece.ids, piece.count, 0, None, self.prompt_tokens)
+        return piece.chunk(self.request.id, self.prompt_tokens)
 
     def _last(self, piece: Piece, finish: Finish) -> Chunk:
-        return Chunk(self.request.id, piece.text, piece.ids, piece.count, 0, finish, self.prompt_tokens)
+        return piece.chunk(self.request.id, self.prompt_tokens, finish)
 
 
 class ScriptedEngine:

@@ -9,6 +9,8 @@ from collections import deque
 
 import msgspec
 
+from inference.protocol import Chunk, Finish, Logprob
+
 #: What detokenisers show for bytes that are not (yet) a character.
 REPLACEMENT = "\ufffd"
 
@@ -19,9 +21,16 @@ class Piece(msgspec.Struct, frozen=True):
     text: str = ""
     ids: tuple[int, ...] = ()
     count: int = 0
+    logprobs: tuple[Logprob, ...] = ()
 
     def __add__(self, other: "Piece") -> "Piece":
-        return Piece(self.text + other.text, self.ids + other.ids, self.count + other.count)
+        return Piece(
+            self.text + other.text, self.ids + other.ids, self.count + other.count, self.logprobs + other.logprobs
+        )
+
+    def chunk(self, request_id: str, prompt_tokens: int, finish: Finish | None = None) -> Chunk:
+        """The form in which it leaves the engine."""
+        return Chunk(request_id, self.text, self.ids, self.count, finish, prompt_tokens, logprobs=self.logprobs)
 
 
 class Seam:
@@ -37,11 +46,11 @@ class Seam:
         self._held: deque[Piece] = deque()
         self._wordless = Piece()
 
-    def feed(self, text: str, ids: tuple[int, ...] = (), count: int = 0) -> Piece:
+    def feed(self, text: str, ids: tuple[int, ...] = (), count: int = 0, logprobs: tuple[Logprob, ...] = ()) -> Piece:
         """Add a piece; returns what may be given out now, often all of it, sometimes nothing."""
         if self.stopped:
             return Piece()
-        piece = Piece(text, self._wordless.ids + ids, self._wordless.count + count)
+        piece = self._wordless + Piece(text, ids, count, logprobs)
         if not text:  # half a character, or a special token: it belongs to the text that follows
             self._wordless = piece
             return Piece()
@@ -81,13 +90,13 @@ class Seam:
         """Every token that was made is counted; only those that begin before the stop string show their ids."""
         self.stopped = True
         count = sum(piece.count for piece in self._held)
-        ids: tuple[int, ...] = ()
+        shown = Piece()
         at = 0
         for piece in self._held:
-            ids += piece.ids if at < end else ()
+            shown += piece if at < end else Piece()
             at += len(piece.text)
         self._held.clear()
-        return Piece(text[:end], ids, count)
+        return Piece(text[:end], shown.ids, count, shown.logprobs)
 
     def _is_doubtful(self, text: str) -> bool:
         """Whether its end may yet turn into a stop string, or into one whole character.

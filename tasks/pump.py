@@ -7,6 +7,7 @@ import structlog
 
 from app.bus import Bus, Entry
 from app.errors import UnavailableError
+from app.events import ID_LENGTH
 from inference.errors import EngineDiedError
 from inference.protocol import Chunk, Engine, Message, Request, Sampling
 from tasks.run import End, Run, Way
@@ -26,12 +27,13 @@ class Pump:
         self._on_death = on_death
         threading.Thread(target=self._pump, name="pump", daemon=True).start()
 
-    def start(self, run: Run, request: Request) -> None:
+    def start(self, run: Run) -> None:
         """Hands a run to the engine. An engine that is gone ends it at once."""
         with self.lock:
             self.runs[run.job.id] = run
         try:
-            self.engine.submit(request)
+            for choice in run.unfinished:
+                self.engine.submit(request_of(run, choice))
         except EngineDiedError:
             run.stop(End(Way.ENGINE_DIED))
 
@@ -39,8 +41,8 @@ class Pump:
         """Lets go of a run that ended; an engine that is still at it stops."""
         with self.lock:
             self.runs.pop(run.job.id, None)
-        if run.end is None or run.end.way is not Way.DONE:
-            self.engine.abort(run.job.id)
+        for choice in run.unfinished:
+            self.engine.abort(_request_id(run, choice))
 
     def _pump(self) -> None:
         try:
@@ -58,10 +60,11 @@ class Pump:
         with self.lock:
             touched: dict[str, Run] = {}
             for chunk in step:
-                run = self.runs.get(chunk.id)
+                job_id = chunk.id[:ID_LENGTH]
+                run = self.runs.get(job_id)
                 if run is not None:
-                    touched[chunk.id] = run
-                    run.take(chunk)
+                    touched[job_id] = run
+                    run.take(chunk, int(chunk.id[ID_LENGTH:] or 0))
             self._send(touched)
 
     def _send(self, runs: dict[str, Run]) -> None:
@@ -86,15 +89,23 @@ class Pump:
             run.finish(End(Way.FENCED))
 
 
-def request_of(run: Run) -> Request:
+def request_of(run: Run, choice: int) -> Request:
     """What the engine is asked: the row's own request, and what was emitted before."""
     stored = run.job.request
     options = {**stored["sampling"], "stop": tuple(stored["sampling"].get("stop") or ())}
+    if options.get("seed") is not None:
+        options["seed"] = (options["seed"] + choice) % (1 << 32)  # or every choice would be the same one
     return Request(
-        id=run.job.id,
+        id=_request_id(run, choice),
         messages=tuple(Message(**message) for message in stored["messages"]),
         sampling=Sampling(**options),
-        emitted=run.emitted,
+        emitted=run.emitted(choice),
         priority=run.job.priority,
         tokens_per_second=stored.get("scripted_tokens_per_second"),
+        prompt=stored.get("prompt"),
     )
+
+
+def _request_id(run: Run, choice: int) -> str:
+    """The job's id, and the number of each choice but the first."""
+    return f"{run.job.id}{choice or ''}"

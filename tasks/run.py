@@ -5,9 +5,11 @@ import time
 from enum import StrEnum
 from typing import NamedTuple
 
+import msgspec
+
 from app.bus import Entry
 from app.errors import Failure
-from app.events import Ended, Log, Token, Usage
+from app.events import Ended, Log, Logprob, Token, Usage
 from app.jobs import State
 from app.models import Job, Result
 from inference import protocol
@@ -35,11 +37,13 @@ class End(NamedTuple):
 class Run:
     """What the engine's pump and the job's thread share. The pump numbers and sends; the thread waits for the end.
 
+    A job of several choices is one run, and one request to the engine for each choice that has not finished.
     `lock` belongs to the engine's pump: whoever holds it knows that no event is between its number and the bus.
     """
 
     def __init__(self, job: Job, earlier: list[Token], lock: threading.Lock) -> None:
         self.job = job
+        self.choices: int = job.request.get("n", 1)
         self.tokens = earlier
         self.sent = len(earlier)
         self.lock = lock
@@ -48,36 +52,59 @@ class Run:
         self.first = 0
         self.last = 0
         self.prompt_tokens = 0
+        self._reasons = {token.choice: token.finish for token in earlier if token.finish}
         self._over = threading.Event()
+        self._finish_if_all_have()
 
     @property
-    def emitted(self) -> protocol.Emitted:
+    def unfinished(self) -> list[int]:
+        """The choices that an engine has to go on with."""
+        return [choice for choice in range(self.choices) if choice not in self._reasons]
+
+    def emitted(self, choice: int) -> protocol.Emitted:
         """What an engine has to go on from."""
+        tokens = [token for token in self.tokens if token.choice == choice]
         return protocol.Emitted(
-            text=self.text,
-            ids=tuple(i for token in self.tokens for i in token.ids),
-            count=sum(token.count for token in self.tokens),
+            text="".join(token.text for token in tokens),
+            ids=tuple(i for token in tokens for i in token.ids),
+            count=sum(token.count for token in tokens),
         )
 
     @property
     def text(self) -> str:
-        """The whole answer so far."""
+        """All that was said so far, in order."""
         return "".join(token.text for token in self.tokens)
 
-    def take(self, chunk: protocol.Chunk) -> None:
+    def take(self, chunk: protocol.Chunk, choice: int) -> None:
         """Numbers a chunk, under `lock`. What comes after the end is dropped."""
         if self.end is not None:
             return
         self.last = time.monotonic_ns()
         self.first = self.first or self.last
         self.prompt_tokens = chunk.prompt_tokens or self.prompt_tokens
-        if chunk.text or chunk.count:
-            self.tokens.append(Token(len(self.tokens) + 1, chunk.text, chunk.count, ids=chunk.ids, choice=chunk.choice))
+        reason = chunk.finish if chunk.finish and self.choices > 1 else ""
+        if chunk.text or chunk.count or reason:
+            self.tokens.append(
+                Token(
+                    len(self.tokens) + 1,
+                    chunk.text,
+                    chunk.count,
+                    ids=chunk.ids,
+                    choice=choice,
+                    finish=reason,
+                    logprobs=_told(chunk.logprobs),
+                )
+            )
         if chunk.error is not None:
             failure = Failure(chunk.error.code, chunk.error.message)
             self.finish(End(Way.DONE, State.FAILED, failure=failure))
         elif chunk.finish:
-            self.finish(End(Way.DONE, State.SUCCEEDED, reason=chunk.finish))
+            self._reasons[choice] = chunk.finish
+            self._finish_if_all_have()
+
+    def _finish_if_all_have(self) -> None:
+        if not self.unfinished:
+            self.finish(End(Way.DONE, State.SUCCEEDED, reason=self._reasons[0]))
 
     def finish(self, end: End) -> None:
         """Ends the attempt, under `lock`. The first end stands."""
@@ -140,3 +167,10 @@ class Run:
             message=failure.message,
         )
         return Entry(self.job.id, self.job.attempt, event)
+
+
+def _told(logprobs: tuple[protocol.Logprob, ...]) -> tuple[Logprob, ...]:
+    """An engine's words in the bus's: the same arrays, which few requests ask for."""
+    if not logprobs:
+        return ()
+    return msgspec.convert(msgspec.to_builtins(logprobs), tuple[Logprob, ...])

@@ -12,7 +12,6 @@ from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
 from tasks.garage import Bay, Garage
-from tasks.pump import request_of
 from tasks.run import End, Run, Way
 
 log = structlog.get_logger(__name__)
@@ -74,7 +73,7 @@ class Runner:
         else:
             with self._lock:
                 self._runs[job.id] = run
-            bay.pump.start(run, request_of(run))
+            bay.pump.start(run)
         return run
 
     @staticmethod

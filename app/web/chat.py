@@ -16,7 +16,7 @@ from app.web.held import events_of, opened
 from app.web.schemas import ChatBody
 from app.web.stream import Events
 from app.web.submit import submit_chat
-from app.web.views import answer, counts
+from app.web.views import answer, counts, delta
 
 chat = APIBlueprint("chat", __name__, abp_tags=[Tag(name="chat", description="Answers.")])
 
@@ -34,21 +34,21 @@ def create_answer(body: ChatBody) -> Response:
 
 
 def _whole(job: Job, events: Events, timeout: float) -> dict[str, Any]:
-    text, ended = [], Ended(0, "")
+    tokens, ended = [], Ended(0, "")
     for event in events:
         if isinstance(event, Token):
-            text.append(event.text)
+            tokens.append(event)
         elif isinstance(event, Ended):
             ended = event
     raise_failure(ended, timeout)
-    return answer(job, "".join(text), ended)
+    return answer(job, tokens, ended)
 
 
 def frames(events: Iterable[Event | None], timeout: float, request: str) -> Iterator[str]:
     """A job's events as the deltas of a chat; an error is the last one."""
     for event in events:
         if isinstance(event, Token):
-            yield sse.frame({"delta": {"content": event.text}, "done": False}, seq=event.seq)
+            yield sse.frame(delta(event), seq=event.seq)
         elif isinstance(event, Ended):
             yield _end(event, timeout, request)
         else:

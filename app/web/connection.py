@@ -13,7 +13,7 @@ from app.events import Ended, Event, Progress, Token
 from app.web.current import Site
 from app.web.errors import failure_of
 from app.web.stream import follow
-from app.web.views import counts
+from app.web.views import counts, unusual
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ class Socket:
 
     def _tell(self, ref: str | int | None, job_id: str, event: Event, timeout: float) -> None:
         if isinstance(event, Token):
-            self.send("token", ref, job_id, seq=event.seq, text=event.text)
+            self.send("token", ref, job_id, seq=event.seq, text=event.text, **unusual(event))
         elif isinstance(event, Progress):
             self.send("progress", ref, job_id, status=event.state, **event.fields)
         else:

@@ -9,6 +9,7 @@ from app.jobs import DEFAULT_PRIORITY, Kind, State
 
 MAX_TIMEOUT = 600
 MAX_STOPS = 16
+MAX_CHOICES = 16
 
 
 class Strict(BaseModel):
@@ -67,6 +68,9 @@ class SamplingBody(Strict):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     ignore_eos: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="Tells each token's probability, and those of so many likelier ones."
+    )
 
     def sampling(self) -> dict[str, Any]:
         """The fields as an engine takes them."""
@@ -81,6 +85,7 @@ class ChatBody(SamplingBody):
 
     model: ModelName
     messages: Annotated[list[Message], Field(min_length=1)]
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES, description="How many answers to give.")] = 1
     stream: bool = False
     timeout: float = Field(120, description="Seconds, 1 to 600. A detached job's timeout covers its running alone.")
     priority: Annotated[int, Field(ge=0, le=9, description="0 is the most urgent.")] = DEFAULT_PRIORITY
@@ -102,6 +107,7 @@ class ChatBody(SamplingBody):
         return {
             "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "sampling": self.sampling(),
+            "n": self.n,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
         }
 

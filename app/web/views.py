@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from app.events import Ended, Usage
+from app.events import Ended, Likely, Log, Logprob, Token, Usage
 from app.jobs import Kind
 from app.models import Job, Pull
 from app.store import Detail
@@ -26,17 +26,67 @@ def counts(usage: Usage) -> dict[str, int]:
     }
 
 
-def answer(job: Job, text: str, ended: Ended) -> dict[str, Any]:
+def delta(token: Token) -> dict[str, Any]:
+    """A streamed piece."""
+    return {"delta": {"content": token.text}, "done": False, **unusual(token)}
+
+
+def unusual(token: Token) -> dict[str, Any]:
+    """What few tokens have: a further choice, the end of one of several, probabilities."""
+    shown: dict[str, Any] = {}
+    if token.choice:
+        shown["index"] = token.choice
+    if token.finish:
+        shown["done_reason"] = token.finish
+    if token.logprobs:
+        shown["logprobs"] = [logprob(entry) for entry in token.logprobs]
+    return shown
+
+
+def logprob(entry: Logprob) -> dict[str, Any]:
+    """A token and the likeliest ones of its place."""
+    return _likely(entry) | {"top_logprobs": [_likely(other) for other in entry.top]}
+
+
+def _likely(token: Likely) -> dict[str, Any]:
+    return {"id": token.id, "token": token.text, "logprob": token.logprob}
+
+
+def answer(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
     """A whole answer to a chat."""
-    return {
+    choices = choices_of(job, tokens, ended.done_reason)
+    first = choices[0]
+    shown = {
         "model": job.model,
         "created_at": iso(job.created_at),
-        "message": {"role": "assistant", "content": text},
+        "message": first["message"],
         "done": True,
         "done_reason": ended.done_reason,
         **counts(ended.usage),
         "job_id": job.id,
     }
+    if "logprobs" in first:
+        shown["logprobs"] = first["logprobs"]
+    return shown if len(choices) == 1 else shown | {"choices": choices}
+
+
+def choices_of(job: Job, tokens: list[Token], done_reason: str) -> list[dict[str, Any]]:
+    """Each choice whole, out of a transcript in which they may be mixed."""
+    return [
+        _choice(index, [token for token in tokens if token.choice == index], done_reason)
+        for index in range(job.request.get("n", 1))
+    ]
+
+
+def _choice(index: int, tokens: list[Token], done_reason: str) -> dict[str, Any]:
+    reason = next((token.finish for token in tokens if token.finish), done_reason)
+    shown: dict[str, Any] = {
+        "index": index,
+        "message": {"role": "assistant", "content": "".join(token.text for token in tokens)},
+        "done_reason": reason,
+    }
+    logprobs = [logprob(entry) for token in tokens for entry in token.logprobs]
+    return shown | {"logprobs": logprobs} if logprobs else shown
 
 
 def show(detail: Detail, *, traceback: bool = False) -> dict[str, Any]:
@@ -80,7 +130,7 @@ def _generation(detail: Detail) -> dict[str, Any]:
             prompt_ns=result.prompt_ns,
             completion_ns=result.completion_ns,
         )
-    return {
+    shown: dict[str, Any] = {
         "id": job.id,
         "kind": job.kind,
         "model": job.model,
@@ -98,3 +148,8 @@ def _generation(detail: Detail) -> dict[str, Any]:
         "worker": job.worker,
         "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
     }
+    if result is not None and job.request.get("n", 1) > 1:
+        tokens = list(Log.decode(result.log).tokens(result.text))
+        shown["choices"] = choices_of(job, tokens, result.done_reason)
+        shown["text"] = shown["choices"][0]["message"]["content"]
+    return shown

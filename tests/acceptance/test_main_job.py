@@ -61,6 +61,21 @@ def test_a_streamed_answer(stack: Stack) -> None:
     assert events[-1]["eval_count"] == 8
 
 
+def test_several_choices_of_one_job(stack: Stack) -> None:
+    body = scripted(max_tokens=4, n=3)
+    whole = stack.http.post("/chat", json=body).json()
+    job_id = stack.http.post("/jobs", json=body).json()["id"]
+    live = stack.events(job_id)
+
+    assert [choice["message"]["content"] for choice in whole["choices"]] == [words(4)] * 3
+    assert whole["eval_count"] == 12
+    assert stack.events(job_id) == live
+    for index in range(3):
+        said = [e["delta"]["content"] for e in live if e.get("delta") and e.get("index", 0) == index]
+        assert "".join(said) == words(4)
+    assert [choice["done_reason"] for choice in stack.finished(job_id)["choices"]] == ["length"] * 3
+
+
 def test_a_job_and_its_followers(stack: Stack) -> None:
     accepted = stack.http.post("/jobs", json=chat())
     job_id = accepted.json()["id"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.events import BadEventError, Ended, Log, Progress, Token, Usage, decode, encode, frames
+from app.events import BadEventError, Ended, Likely, Log, Logprob, Progress, Token, Usage, decode, encode, frames
 from app.jobs import new_id
 
 
@@ -49,3 +49,13 @@ def test_ids_sort_by_the_time_of_their_making() -> None:
     assert len(set(ids)) == 50
     assert all(len(job_id) == 32 for job_id in ids)
     assert ids[0][:12] <= ids[-1][:12]
+
+
+def test_a_log_keeps_choices_their_ends_and_probabilities() -> None:
+    told = Logprob(7, "b", -0.5, (Likely(7, "b", -0.5), Likely(8, "c", -1.5)))
+    tokens = [Token(1, "a"), Token(2, "b", choice=1, logprobs=(told,)), Token(3, "", 0, choice=1, finish="stop")]
+
+    log = Log.decode(Log.of(tokens).encode())
+
+    assert list(log.tokens("ab")) == tokens
+    assert list(log.tokens("ab", after=1)) == tokens[1:]

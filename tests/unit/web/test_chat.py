@@ -197,7 +197,9 @@ def test_the_row_keeps_what_an_engine_takes(client: FlaskClient, site: Site) -> 
             "seed": 1,
             "stop": ["x"],
             "ignore_eos": False,
+            "logprobs": None,
         },
+        "n": 1,
         "scripted_tokens_per_second": None,
     }
 
