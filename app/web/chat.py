@@ -15,7 +15,7 @@ from app.web.errors import failure_of, payload, raise_failure, request_id
 from app.web.held import events_of, opened
 from app.web.schemas import ChatBody
 from app.web.stream import Events
-from app.web.submit import submit_chat
+from app.web.submit import submit_generation
 from app.web.views import answer, counts, delta
 
 chat = APIBlueprint("chat", __name__, abp_tags=[Tag(name="chat", description="Answers.")])
@@ -26,7 +26,7 @@ def create_answer(body: ChatBody) -> Response:
     """Waits for the answer, or streams it. The job's id is in `X-Job-Id` either way."""
     site = here()
     site.kernel.bus.ping()  # nobody is there to wait for an answer that cannot come back
-    job = submit_chat(site.kernel, body, held=not body.detach)
+    job = submit_generation(site.kernel, body, held=not body.detach)
     events = events_of(site, job)
     if body.stream:
         return sse.closing(frames(opened(events, body.timeout), body.timeout, request_id()), events)

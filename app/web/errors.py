@@ -1,10 +1,11 @@
 """Errors on the wire: each code's HTTP status, and the one shape of the native API."""
 
 import uuid
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import structlog
-from flask import Flask, Response, g, jsonify
+from flask import Flask, Response, current_app, g, jsonify, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -35,6 +36,8 @@ STATUSES = {
     "database_unavailable": 503,
 }
 RETRY_AFTER = 5
+#: Where an application keeps the shapes of its dialects' errors, by the beginning of their paths.
+SHAPES = "tokenyard_error_shapes"
 
 _HTTP_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"} | {
     415: "unsupported_media_type"
@@ -59,10 +62,31 @@ def payload(code: str, message: str, param: str | None = None, *, request: str |
     return {"code": code, "message": message, "param": param, "request_id": request or request_id()}
 
 
+class Fault(NamedTuple):
+    """An error on its way to a client, before it has a dialect's shape."""
+
+    code: str
+    message: str
+    param: str | None
+    status: int
+
+
+#: A dialect's words for an error: the body, and the status.
+Shape = Callable[[Fault], tuple[dict[str, Any], int]]
+
+
+def _native(fault: Fault) -> tuple[dict[str, Any], int]:
+    body = {"error": payload(fault.code, fault.message, fault.param), "detail": fault.message}
+    return body, fault.status
+
+
 def respond(code: str, message: str, param: str | None = None, *, status: int | None = None) -> Response:
-    """An error as a whole response."""
-    response = jsonify({"error": payload(code, message, param), "detail": message})
-    response.status_code = status or STATUSES.get(code, 500)
+    """An error as a whole response, in the words of the dialect that was spoken to."""
+    shapes: dict[str, Shape] = current_app.extensions[SHAPES]
+    shape = next((shape for prefix, shape in shapes.items() if request.path.startswith(prefix)), _native)
+    body, status = shape(Fault(code, message, param, status or STATUSES.get(code, 500)))
+    response = jsonify(body)
+    response.status_code = status
     if response.status_code == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER)
     if response.status_code == 401:
@@ -108,8 +132,14 @@ def on_invalid(error: ValidationError) -> Response:
     return respond(found.code, found.message, found.param)
 
 
+def speak(app: Flask, prefix: str, shape: Shape) -> None:
+    """Gives the errors under a path the shape of its dialect."""
+    app.extensions[SHAPES][prefix] = shape
+
+
 def register(app: Flask) -> None:
     """Every exception becomes one shape; an unknown one tells nothing of itself."""
+    app.extensions[SHAPES] = {}
 
     @app.errorhandler(TokenyardError)
     def _known(error: TokenyardError) -> Response:

@@ -17,7 +17,7 @@ from app.web.current import here
 from app.web.errors import request_id
 from app.web.schemas import ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow
-from app.web.submit import submit_chat
+from app.web.submit import submit_generation
 from app.web.views import show
 
 jobs = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs", description="Everything that was accepted.")])
@@ -26,7 +26,7 @@ jobs = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs", description="Ev
 @jobs.post("/jobs", summary="Submit a chat without waiting")
 def create_job(body: ChatBody) -> tuple[Response, int]:
     """Accepts the job; it waits in the queue up to `expires_in` seconds."""
-    job = submit_chat(here().kernel, body, held=False)
+    job = submit_generation(here().kernel, body, held=False)
     return jsonify(show(Detail(job, None, None))), 202
 
 

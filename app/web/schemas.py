@@ -80,11 +80,10 @@ class SamplingBody(Strict):
         return fields
 
 
-class ChatBody(SamplingBody):
-    """A chat to answer."""
+class GenerateBody(SamplingBody):
+    """The one request type: whatever a dialect calls it, a generation is made of this."""
 
     model: ModelName
-    messages: Annotated[list[Message], Field(min_length=1)]
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES, description="How many answers to give.")] = 1
     stream: bool = False
     timeout: float = Field(120, description="Seconds, 1 to 600. A detached job's timeout covers its running alone.")
@@ -105,11 +104,31 @@ class ChatBody(SamplingBody):
     def request(self) -> dict[str, Any]:
         """What the job's row keeps of it."""
         return {
-            "messages": [{"role": message.role, "content": message.content} for message in self.messages],
             "sampling": self.sampling(),
             "n": self.n,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
         }
+
+
+class ChatBody(GenerateBody):
+    """A chat to answer."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+    def request(self) -> dict[str, Any]:
+        """With the messages, which the model's own template renders."""
+        messages = [{"role": message.role, "content": message.content} for message in self.messages]
+        return {"messages": messages, **super().request()}
+
+
+class PromptBody(GenerateBody):
+    """A text to go on with as it stands, without a template. Only other dialects offer it."""
+
+    prompt: str
+
+    def request(self) -> dict[str, Any]:
+        """With the prompt."""
+        return {"messages": [], "prompt": self.prompt, **super().request()}
 
 
 class PullBody(Strict):

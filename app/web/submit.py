@@ -7,12 +7,12 @@ from flask import g, has_request_context
 from app.jobs import DEFAULT_PRIORITY, Kind, State, new_id
 from app.kernel import Kernel
 from app.models import Job, Pull
-from app.web.schemas import ChatBody, PullBody
+from app.web.schemas import GenerateBody, PullBody
 
 PULL_TIMEOUT = 86_400
 
 
-def submit_chat(kernel: Kernel, body: ChatBody, *, held: bool) -> Job:
+def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
     """Commits a generation. Raises ModelNotDownloadedError, UnavailableError."""
     kernel.catalog.get(body.model)
     now = time.time()

@@ -15,7 +15,7 @@ from app.web.current import Site, here
 from app.web.errors import explain
 from app.web.schemas import ChatBody, Strict
 from app.web.security import MAX_BODY
-from app.web.submit import submit_chat
+from app.web.submit import submit_generation
 
 #: Seconds between pings; a client that misses one is gone.
 PING = 25
@@ -117,7 +117,7 @@ def _parse(fields: dict[str, Any]) -> Generate | Follow | Cancel | Ping:
 def _act(site: Site, socket: Socket, frame: Generate | Follow | Cancel | Ping) -> None:
     if isinstance(frame, Generate):
         socket.reserve()
-        job = submit_chat(site.kernel, frame, held=False)
+        job = submit_generation(site.kernel, frame, held=False)
         socket.send("accepted", frame.ref, job.id, model=job.model)
         socket.follow(frame.ref, job.id, 0, job.timeout)
     elif isinstance(frame, Follow):
