@@ -1,20 +1,17 @@
 """POST /chat: an answer, whole or streamed."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from flask import Response, jsonify
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Event, Token
-from app.models import Job
 from app.web import sse
 from app.web.current import here
-from app.web.errors import failure_of, payload, raise_failure, request_id
-from app.web.held import events_of, opened
+from app.web.errors import failure_of, payload, request_id
+from app.web.held import events_of, gathered, opened
 from app.web.schemas import ChatBody
-from app.web.stream import Events
 from app.web.submit import submit_generation
 from app.web.views import answer, counts, delta
 
@@ -30,18 +27,8 @@ def create_answer(body: ChatBody) -> Response:
     events = events_of(site, job)
     if body.stream:
         return sse.closing(frames(opened(events, body.timeout), body.timeout, request_id()), events)
-    return jsonify(_whole(job, events, body.timeout))
-
-
-def _whole(job: Job, events: Events, timeout: float) -> dict[str, Any]:
-    tokens, ended = [], Ended(0, "")
-    for event in events:
-        if isinstance(event, Token):
-            tokens.append(event)
-        elif isinstance(event, Ended):
-            ended = event
-    raise_failure(ended, timeout)
-    return answer(job, tokens, ended)
+    tokens, ended = gathered(events, body.timeout)
+    return jsonify(answer(job, tokens, ended))
 
 
 def frames(events: Iterable[Event | None], timeout: float, request: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Errors on the wire: each code's HTTP status, and the one shape of the native API."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import structlog
@@ -124,6 +125,17 @@ def explain(error: ValidationError) -> InvalidRequestError:
     if fault["type"] == "extra_forbidden":
         return InvalidRequestError(f"{param}: no such field", param=param)
     return InvalidRequestError(f"{param}: {own}" if param else own, param=param)
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """A dialect's request on its way to the one request type: what does not fit there is the client's to mend."""
+    try:
+        yield
+    except ValidationError as error:
+        raise explain(error) from error
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def on_invalid(error: ValidationError) -> Response:

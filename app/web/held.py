@@ -2,7 +2,7 @@
 
 import time
 
-from app.events import Ended, Event, Progress
+from app.events import Ended, Event, Progress, Token
 from app.jobs import State
 from app.models import Job
 from app.web.current import Site
@@ -66,6 +66,18 @@ def opened(events: Events, timeout: float) -> Events:
         if (event is not None and not isinstance(event, Progress)) or time.monotonic() >= patience:
             return _with(event, events)
     return events
+
+
+def gathered(events: Events, timeout: float) -> tuple[list[Token], Ended]:
+    """Waits for the whole transcript. Raises JobFailedError where the job did not succeed."""
+    tokens, ended = [], Ended(0, "")
+    for event in events:
+        if isinstance(event, Token):
+            tokens.append(event)
+        elif isinstance(event, Ended):
+            ended = event
+    raise_failure(ended, timeout)
+    return tokens, ended
 
 
 def _with(first: Event | None, rest: Events) -> Events:

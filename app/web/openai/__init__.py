@@ -1,0 +1,14 @@
+"""OpenAI's dialect, under /v1: thin translations to and from the one request type and the one stream."""
+
+from flask_openapi3.openapi import OpenAPI
+
+from app.web.errors import speak
+from app.web.openai import chat, completions, models
+from app.web.openai.shapes import refusal
+
+
+def register(app: OpenAPI) -> None:
+    """Serves /v1."""
+    speak(app, "/v1/", refusal)
+    for blueprint in (chat.chat, completions.completions, models.models):
+        app.register_api(blueprint)

@@ -1,0 +1,33 @@
+"""GET /v1/models: what clients may name."""
+
+from typing import Any
+
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from app.errors import ModelNotDownloadedError, ModelNotFoundError
+from app.models import Model
+from app.web.current import here
+from app.web.schemas import ModelPath
+
+models = APIBlueprint("openai_models", __name__, abp_tags=[Tag(name="openai")])
+
+
+@models.get("/v1/models", summary="List models, as OpenAI's API does")
+def list_openai_models() -> Response:
+    """Every model on this machine."""
+    return jsonify({"object": "list", "data": [_show(model) for model in here().kernel.catalog.models()]})
+
+
+@models.get("/v1/models/<path:name>", summary="Show a model, as OpenAI's API does")
+def show_openai_model(path: ModelPath) -> Response:
+    """One of them."""
+    try:
+        return jsonify(_show(here().kernel.catalog.get(path.name)))
+    except ModelNotDownloadedError as error:
+        raise ModelNotFoundError(path.name) from error
+
+
+def _show(model: Model) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": int(model.created_at), "owned_by": "tokenyard"}

@@ -1,0 +1,174 @@
+"""OpenAI's requests, as their clients send them. What they send beyond it is dropped, as vLLM's server does."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from app.jobs import DEFAULT_PRIORITY
+from app.web.schemas import MAX_CHOICES, ChatBody, ModelName, PromptBody
+
+#: Tokens of an answer to a request that names no limit: the model's context bounds it too.
+DEFAULT_MAX_TOKENS = 4096
+TIMEOUT = 600
+MAX_PROMPTS = 64
+
+
+class Lenient(BaseModel):
+    """A body whose unknown fields do not matter."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class StreamOptions(Lenient):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool = False
+
+
+class Sampled(Lenient):
+    """What both kinds of completions have; the last ones are vLLM's extras."""
+
+    model: ModelName
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    timeout: float = TIMEOUT
+    detach: bool = False
+    priority: int = DEFAULT_PRIORITY
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool | None = None
+    scripted_tokens_per_second: float | None = None
+
+    def common(self) -> dict[str, Any]:
+        """The fields that mean the same in the one request type; what was not said keeps its defaults there."""
+        fields = {
+            "model": self.model,
+            "n": self.n,
+            "max_tokens": self.max_tokens or DEFAULT_MAX_TOKENS,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": self.top_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": None if self.seed is None else self.seed % (1 << 32),
+            "stop": self.stop or None,
+            "timeout": self.timeout,
+            "detach": self.detach,
+            "priority": self.priority,
+            # vLLM says -1 where we say 0: off.
+            "top_k": None if self.top_k is None else max(self.top_k, 0),
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "ignore_eos": self.ignore_eos,
+            "scripted_tokens_per_second": self.scripted_tokens_per_second,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @model_validator(mode="after")
+    def _options_belong_to_streams(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed when stream is true")
+        return self
+
+
+class ChatMessage(Lenient):
+    """One turn. `developer` is what newer models call `system`."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+
+    def translated(self) -> dict[str, Any]:
+        """As the one request type has it."""
+        roles = {"developer": "system", "function": "tool"}
+        return {"role": roles.get(self.role, self.role), "content": _text(self.content)}
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content:
+        kind = part.get("type")
+        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+            raise ValueError(f"content: parts of type '{kind}' are not understood; only text is")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+class ChatCompletionBody(Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _likelier_ones_need_logprobs(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        return self
+
+    def translated(self) -> ChatBody:
+        """The one request type. Raises ValidationError, ValueError."""
+        fields = self.common()
+        fields["messages"] = [message.translated() for message in self.messages]
+        if self.max_completion_tokens is not None:
+            fields["max_tokens"] = self.max_completion_tokens
+        if self.logprobs:
+            fields["logprobs"] = self.top_logprobs or 0
+        return ChatBody.model_validate(fields)
+
+
+class CompletionBody(Sampled):
+    """POST /v1/completions."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _texts(cls, prompt: object) -> object:
+        if isinstance(prompt, list) and any(not isinstance(part, str) for part in prompt):
+            raise ValueError("prompt must be a text or a list of texts; token ids are not taken here")
+        return prompt
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.suffix:
+            raise ValueError("suffix: no engine here fills in the middle of a text")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("best_of must equal n: answers are not ranked here")
+        return self
+
+    @property
+    def prompts(self) -> list[str]:
+        """One or several."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+    def translated(self) -> list[PromptBody]:
+        """The one request type, for each prompt. Raises ValidationError."""
+        fields = self.common()
+        fields["max_tokens"] = self.max_tokens or 16  # their default
+        if self.logprobs is not None:
+            fields["logprobs"] = self.logprobs
+        return [PromptBody.model_validate(fields | {"prompt": prompt}) for prompt in self.prompts]

@@ -1,0 +1,62 @@
+"""What OpenAI's clients parse: errors, usage, probabilities. Shapes: https://platform.openai.com/docs/api-reference."""
+
+from typing import Any
+
+from app.events import Likely, Logprob, Token, Usage
+from app.web.errors import Fault
+
+#: Their names for kinds of errors, by HTTP status. What is not here is `server_error`.
+_TYPES = {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error"}
+_UNKNOWN_MODEL = {"model_not_downloaded", "model_not_found"}
+
+
+def refusal(fault: Fault) -> tuple[dict[str, Any], int]:
+    """An error as their clients raise it. A model that is not here is a 404 to them."""
+    status = 404 if fault.code in _UNKNOWN_MODEL else fault.status
+    return {"error": failed(fault.code, fault.message, status, fault.param)}, status
+
+
+def failed(code: str, message: str, status: int, param: str | None = None) -> dict[str, Any]:
+    """The inner object of an error."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"message": message, "type": kind, "param": param, "code": "model_not_found" if status == 404 else code}
+
+
+def usage(counted: Usage) -> dict[str, Any]:
+    """Counts of tokens."""
+    return {
+        "prompt_tokens": counted.prompt_tokens,
+        "completion_tokens": counted.completion_tokens,
+        "total_tokens": counted.prompt_tokens + counted.completion_tokens,
+    }
+
+
+def logprobs(tokens: list[Token]) -> dict[str, Any] | None:
+    """A chat's probabilities; None where nobody asked."""
+    told = [_logprob(entry) for token in tokens for entry in token.logprobs]
+    return {"content": told, "refusal": None} if told else None
+
+
+def _logprob(entry: Logprob) -> dict[str, Any]:
+    return _likely(entry) | {"top_logprobs": [_likely(other) for other in entry.top]}
+
+
+def _likely(token: Likely) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
+
+
+def plain_logprobs(tokens: list[Token], offset: int = 0) -> dict[str, Any] | None:
+    """A completion's probabilities in the older form; `offset` is where its text begins."""
+    told = [entry for token in tokens for entry in token.logprobs]
+    if not told:
+        return None
+    offsets = []
+    for entry in told:
+        offsets.append(offset)
+        offset += len(entry.text)
+    return {
+        "tokens": [entry.text for entry in told],
+        "token_logprobs": [entry.logprob for entry in told],
+        "top_logprobs": [{other.text: other.logprob for other in entry.top} for entry in told],
+        "text_offset": offsets,
+    }

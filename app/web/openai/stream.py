@@ -1,0 +1,55 @@
+"""Chunks of an answer on their way to OpenAI's clients: server-sent events that end with [DONE]."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from app.events import Ended, Token
+from app.web.errors import STATUSES, failure_of
+from app.web.openai.shapes import failed
+
+_encode = msgspec.json.Encoder().encode
+DONE = "data: [DONE]\n\n"
+
+
+def data(body: dict[str, Any]) -> str:
+    """One event."""
+    return f"data: {_encode(body).decode()}\n\n"
+
+
+class Frame:
+    """Chunks that differ in their one choice alone: what they share is encoded once a stream."""
+
+    def __init__(self, head: dict[str, Any]) -> None:
+        self._head = f'data: {_encode(head)[:-1].decode()},"choices":['
+
+    def of(self, choice: dict[str, Any]) -> str:
+        """One event."""
+        return f"{self._head}{_encode(choice).decode()}]}}\n\n"
+
+
+def problem(ended: Ended, timeout: float) -> str | None:
+    """The event that tells of a failure; None after a success."""
+    failure = failure_of(ended, timeout)
+    if failure is None:
+        return None
+    return data({"error": failed(failure.code, failure.message, STATUSES.get(failure.code, 500))})
+
+
+class Finishes:
+    """Which choices have ended, and why: of several, each one's last token tells; of one, the job's end does."""
+
+    def __init__(self, choices: int) -> None:
+        self._open = set(range(choices))
+
+    def of(self, event: Token) -> str | None:
+        """The reason that a token tells."""
+        if event.finish:
+            self._open.discard(event.choice)
+            return event.finish
+        return None
+
+    def rest(self, ended: Ended) -> Iterator[tuple[int, str]]:
+        """The choices that the job's end ends."""
+        return ((choice, ended.done_reason) for choice in sorted(self._open))
