@@ -85,12 +85,12 @@ def test_models(client: openai.OpenAI) -> None:
 
 
 def test_errors_are_those_that_the_package_knows(client: openai.OpenAI) -> None:
+    image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="no/such", messages=QUESTION)
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="smollm2", messages=QUESTION, temperature=9)
     with pytest.raises(openai.BadRequestError) as part:
-        image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
         client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": image}])
     with pytest.raises(openai.APIStatusError) as late:
         client.chat.completions.create(
