@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 
 from app.kernel import Kernel
 from app.settings import Settings, load
-from app.web import chat, errors, health, jobs, model_routes, openai, pulls, security, ws
+from app.web import bodies, chat, errors, health, jobs, model_routes, openai, pulls, security, ws
 from app.web.current import KEY, Site
 from app.web.hub import Hub
 from app.web.offload import open_offloaded
@@ -35,6 +35,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
         doc_ui=False,
         static_folder=None,
     )
+    app.json = bodies.Provider(app)
     app.extensions[KEY] = site
     app.extensions[health.KEY] = Vitals(site)
     security.register(app, kernel.settings)

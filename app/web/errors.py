@@ -43,6 +43,13 @@ SHAPES = "tokenyard_error_shapes"
 _HTTP_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"} | {
     415: "unsupported_media_type"
 }
+#: What to do about an error that Flask found before any handler of ours.
+_REMEDIES = {
+    404: "There is nothing at {method} {path}. /docs lists what there is.",
+    405: "{path} does not take {method}; it takes {allowed}.",
+    413: "The body is larger than this server takes.",
+    415: "Send the body as JSON, with the header 'Content-Type: application/json'.",
+}
 
 
 class ModelInUseError(TokenyardError):
@@ -162,10 +169,16 @@ def register(app: Flask) -> None:
         if error.response is not None or (error.code or 500) < 400:
             return error
         status = error.code or 500
-        response = respond(_HTTP_CODES.get(status, "http_error"), error.description or error.name, status=status)
-        for name, value in error.get_headers():
-            if name.lower() == "allow":
-                response.headers[name] = value
+        allowed = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+        remedy = _REMEDIES.get(status)
+        message = (
+            error.description or error.name
+            if remedy is None
+            else remedy.format(method=request.method, path=request.path, allowed=allowed)
+        )
+        response = respond(_HTTP_CODES.get(status, "http_error"), message, status=status)
+        if allowed:
+            response.headers["Allow"] = allowed
         return response
 
     @app.errorhandler(Exception)

@@ -15,7 +15,7 @@ from app.web import sse
 from app.web.chat import frames
 from app.web.current import here
 from app.web.errors import request_id
-from app.web.schemas import ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
+from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
 from app.web.views import show
@@ -76,8 +76,8 @@ def _after(query: StreamQuery) -> int:
     last = request.headers.get("Last-Event-ID", "").strip()
     if not last:
         return query.after or 0
-    if not (last.isascii() and last.isdigit()):
-        raise InvalidRequestError("Last-Event-ID must be a whole number", param="Last-Event-ID")
+    if not (last.isascii() and last.isdigit() and int(last[:20]) <= MAX_SEQ):
+        raise InvalidRequestError("Last-Event-ID must be the id of an event: a whole number", param="Last-Event-ID")
     return int(last)
 
 

@@ -10,6 +10,7 @@ from app.jobs import DEFAULT_PRIORITY, Kind, State
 MAX_TIMEOUT = 600
 MAX_STOPS = 16
 MAX_CHOICES = 16
+MAX_SEQ = 2**53 - 1
 
 
 class Strict(BaseModel):
@@ -50,6 +51,8 @@ def _is_text(part: object) -> bool:
     )
 
 
+#: An event's number, within what every JSON reader keeps exact.
+Seq = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -171,4 +174,4 @@ class JobQuery(Strict):
 class StreamQuery(Strict):
     """Where to go on following."""
 
-    after: Annotated[int, Field(ge=0)] | None = Field(None, description="The last `seq` that was seen.")
+    after: Seq | None = Field(None, description="The last `seq` that was seen.")

@@ -12,8 +12,10 @@ from app.settings import Settings
 from app.web.errors import request_id
 
 MAX_BODY = 2 * 1024 * 1024
-#: Answered without an API key: what a balancer and a client's probe ask.
-OPEN = frozenset({"/", "/health/live"})
+#: Answered without an API key: what a balancer and a client's probe ask, and the API's description, which is public
+#: anyway: a browser can open it, and its page then asks for the key.
+OPEN = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
+OPEN_FOLDER = "/docs/"
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -37,7 +39,8 @@ class Guard:
         if request.method not in _SAFE or request.path == "/ws":
             self._check_origin()
         self._check_key()
-        if request.method in ("POST", "PUT", "PATCH"):
+        # What leads nowhere is told so by the router, whatever its body.
+        if request.method in ("POST", "PUT", "PATCH") and request.routing_exception is None:
             _check_body()
 
     def finish(self, response: Response) -> Response:
@@ -77,7 +80,7 @@ class Guard:
         return "*" in self._origins or origin.rstrip("/").lower() in self._origins
 
     def _check_key(self) -> None:
-        if self._key is None or request.path in OPEN or request.method == "OPTIONS":
+        if self._key is None or _is_open(request.path) or request.method == "OPTIONS":
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key):
@@ -90,6 +93,10 @@ def register(app: Flask, settings: Settings) -> None:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.before_request(guard.check)
     app.after_request(guard.finish)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(OPEN_FOLDER)
 
 
 def _check_body() -> None:

@@ -1,26 +1,32 @@
 """GET /ws: one WebSocket that carries many generations. docs/websocket.md describes its frames."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import msgspec
+import structlog
 from flask import Flask
 from flask_sock import Sock
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import State
+from app.web.bodies import decode_object
 from app.web.connection import Socket
 from app.web.current import Site, here
-from app.web.errors import explain
-from app.web.schemas import ChatBody, Strict
+from app.web.errors import explain, request_id
+from app.web.schemas import MAX_SEQ, ChatBody, Seq, Strict
 from app.web.security import MAX_BODY
 from app.web.submit import submit_generation
+
+log = structlog.get_logger(__name__)
 
 #: Seconds between pings; a client that misses one is gone.
 PING = 25
 
-Ref = str | int | None
+#: It comes back on every frame, so it is short.
+MAX_REF = 256
+
+Ref = Annotated[str, Field(max_length=MAX_REF)] | Annotated[int, Field(ge=-MAX_SEQ, le=MAX_SEQ)] | None
 
 
 class Generate(ChatBody):
@@ -36,7 +42,7 @@ class Follow(Strict):
     type: Literal["follow"]
     ref: Ref = None
     job_id: str
-    after: int = Field(0, ge=0)
+    after: Seq = 0
 
 
 class Cancel(Strict):
@@ -62,6 +68,9 @@ FRAMES: dict[str, type[Generate | Follow | Cancel | Ping]] = {
 }
 
 
+_ref: TypeAdapter[str | int | None] = TypeAdapter(Ref)
+
+
 def register(app: Flask) -> None:
     """Serves /ws."""
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": PING, "max_message_size": MAX_BODY}
@@ -83,25 +92,27 @@ def register(app: Flask) -> None:
 def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:
     fields: dict[str, Any] = {}
     try:
-        fields = _fields(raw)
+        fields = decode_object(raw, "A frame")
         _act(site, socket, _parse(fields))
     except TokenyardError as error:
-        ref = fields.get("ref")
         job_id = fields.get("job_id")
         socket.fail(
-            ref if isinstance(ref, str | int) else None,
-            job_id if isinstance(job_id, str) else None,
-            error.code,
-            error.message,
-            error.param,
+            _ref_of(fields), job_id if isinstance(job_id, str) else None, error.code, error.message, error.param
         )
+    except ConnectionClosed:
+        raise
+    except Exception as error:  # one frame's fault must not end the other jobs of the socket
+        log.exception("frame_failed", request_id=request_id(), error=type(error).__name__)
+        message = f"Something went wrong here. The log has it under {request_id()}."
+        socket.fail(_ref_of(fields), None, "internal", message)
 
 
-def _fields(raw: str | bytes) -> dict[str, Any]:
+def _ref_of(fields: dict[str, Any]) -> str | int | None:
+    """The frame's own `ref`, where it is one that may come back."""
     try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"A frame must be a JSON object: {error}") from error
+        return _ref.validate_python(fields.get("ref"))
+    except ValidationError:
+        return None
 
 
 def _parse(fields: dict[str, Any]) -> Generate | Follow | Cancel | Ping:

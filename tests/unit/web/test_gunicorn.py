@@ -137,6 +137,13 @@ def test_a_socket_follows_cancels_and_answers_pings(wire: Wire, worker: Worker) 
 def test_a_bad_frame_is_an_error_frame_and_the_socket_goes_on(wire: Wire) -> None:
     wire.socket.send("{")
     assert wire.hear()["error"]["code"] == "invalid_request"
+    for raw in (b"\xff", "[]", "[" * 90_000, r'{"type": "ping", "ref": "\ud800"}'):
+        wire.socket.send(raw)
+        assert wire.hear()["error"]["code"] == "invalid_request"
+    for ref in ("x" * 300, 1 << 80, {"a": 1}):
+        wire.say(type="ping", ref=ref)
+        frame = wire.hear()
+        assert (frame["type"], frame["ref"]) == ("error", None)
     wire.say(type="dance", ref="r")
     frame = wire.hear()
     assert (frame["ref"], frame["error"]["param"]) == ("r", "type")

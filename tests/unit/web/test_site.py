@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.kernel import Kernel
 from app.web import create_app
 
 from .conftest import Broker, Worker, kernel_of, settings_of
@@ -86,6 +87,9 @@ def test_the_documentation_needs_no_network(client: FlaskClient) -> None:
         ("GET", "/chat", {}, 405, "method_not_allowed"),
         ("POST", "/chat", {"data": "{", "content_type": "application/json"}, 400, "invalid_request"),
         ("POST", "/chat", {"data": "[]", "content_type": "application/json"}, 400, "invalid_request"),
+        ("POST", "/chat", {"data": "[" * 90_000, "content_type": "application/json"}, 400, "invalid_request"),
+        ("POST", "/nothing", {"data": "x"}, 404, "not_found"),
+        ("PUT", "/jobs", {"data": "x"}, 405, "method_not_allowed"),
         ("POST", "/chat", {"data": "x", "content_type": "text/plain"}, 415, "unsupported_media_type"),
         ("POST", "/chat", {"data": b"x" * 3_000_000, "content_type": "application/json"}, 413, "too_large"),
         ("GET", "/", {"headers": {"Host": "evil.example"}}, 403, "forbidden_host"),
@@ -106,6 +110,14 @@ def test_errors_have_one_shape(
     assert set(body["error"]) == {"code", "message", "param", "request_id"}
     assert body["error"]["code"] == code
     assert body["detail"] == body["error"]["message"]
+
+
+def test_half_a_surrogate_pair_is_refused_before_it_is_a_job(client: FlaskClient, kernel: Kernel) -> None:
+    body = r'{"model": "scripted", "messages": [{"role": "user", "content": "\ud800 hi"}]}'
+    response = client.post("/jobs", data=body, content_type="application/json")
+    assert response.status_code == 400
+    assert "surrogate" in response.get_json()["detail"]
+    assert kernel.store.page() == []
 
 
 def test_an_unknown_fault_tells_nothing_of_itself(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,14 +145,20 @@ def test_a_request_keeps_the_id_that_it_came_with(client: FlaskClient) -> None:
         ("/models", "Bearer key", 200),
         ("/health", None, 401),
         ("/health/live", None, 200),
+        ("/health/ready", None, 503),
         ("/", None, 200),
+        ("/openapi.json", None, 200),
+        ("/docs/swagger", None, 200),
+        ("/docs/swagger/js/swagger-ui-bundle.js", None, 200),
+        ("/docs/../models", None, 404),
     ],
 )
 def test_a_key_opens_the_site(tmp_path: Path, broker: Broker, path: str, given: str | None, status: int) -> None:
     kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="key", host="0.0.0.0"))
     headers = {"Authorization": given} if given else {}
     client = create_app(kernel=kernel).test_client()
-    assert client.get(path, headers=headers).status_code == status
+    with client.get(path, headers=headers) as response:
+        assert response.status_code == status
     assert client.get("/", headers={"Host": "192.0.2.7:8005"}).status_code == 200
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
     kernel.close()
