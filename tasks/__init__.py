@@ -1,6 +1,12 @@
 """Celery's side: `app` is what `celery -A tasks` runs. Start-up per role is in tasks.startup."""
 
+import warnings
+
 from celery import Celery
+from celery.platforms import SecurityWarning
+
+# Running as root, as containers do, is a danger where messages are pickles; ours are JSON and hold a job's id.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 app = Celery("tokenyard")
 app.config_from_object("celeryconfig")
