@@ -5,8 +5,6 @@ known; so a stop string never leaks, not even in part, and the end of all that w
 another attempt can go on.
 """
 
-from collections import deque
-
 import msgspec
 
 from inference.protocol import Chunk, Finish, Logprob
@@ -37,75 +35,85 @@ class Seam:
     """Takes pieces as they are generated and gives out those that are safe.
 
     Of several stop strings the one that is complete first counts (of those, the longest), so that the outcome does
-    not depend on how the text was cut into pieces.
+    not depend on how the text was cut into pieces. `lossy`: pieces may end in half a character, shown as the
+    replacement character; otherwise one of those is meant, and as good as any other.
     """
 
-    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, stop: tuple[str, ...] = (), *, lossy: bool = True) -> None:
         self.stopped = False  #: a stop string came: whatever follows is dropped
         self._stop = tuple(word for word in stop if word)
-        self._held: deque[Piece] = deque()
-        self._wordless = Piece()
+        #: The beginnings of stop strings, short of all of one.
+        self._beginnings = tuple({word[:size] for word in self._stop for size in range(1, len(word))})
+        self._doubts = (*self._beginnings, REPLACEMENT) if lossy else self._beginnings
+        self._reach = max((len(word) for word in self._stop), default=1) - 1
+        self._held: list[Piece] = []
+        self._tail = ""  #: the last characters of what is held, where a stop string may have begun
+        self._wordless: list[Piece] = []
 
     def feed(self, text: str, ids: tuple[int, ...] = (), count: int = 0, logprobs: tuple[Logprob, ...] = ()) -> Piece:
         """Add a piece; returns what may be given out now, often all of it, sometimes nothing."""
         if self.stopped:
             return Piece()
-        piece = self._wordless + Piece(text, ids, count, logprobs)
+        piece = Piece(text, ids, count, logprobs)
         if not text:  # half a character, or a special token: it belongs to the text that follows
-            self._wordless = piece
+            self._wordless.append(piece)
             return Piece()
-        self._wordless = Piece()
-        if not self._held and not self._stop and not text.endswith(REPLACEMENT):
-            return piece
+        if self._wordless:
+            piece = _join([*self._wordless, piece])
+            self._wordless.clear()
         self._held.append(piece)
-        return self._release()
+        return self._release(text)
 
     def flush(self) -> Piece:
         """The answer has ended by itself: give out all that waits."""
         if self.stopped:
             return Piece()
-        rest = sum(self._held, Piece()) + self._wordless
+        rest = _join([*self._held, *self._wordless])
         self._held.clear()
-        self._wordless = Piece()
+        self._wordless.clear()
         return rest
 
-    def _release(self) -> Piece:
-        text = "".join(piece.text for piece in self._held)
-        end = self._first_stop(text)
-        if end is not None:
-            return self._cut(text, end)
-        free = at = 0
-        for number, piece in enumerate(self._held, 1):
-            at += len(piece.text)
-            if not self._is_doubtful(text[:at]):
-                free = number
-        return sum((self._held.popleft() for _ in range(free)), Piece())
+    def _release(self, text: str) -> Piece:
+        """All that is held, unless its end may yet turn into a stop string, or into one whole character.
+
+        What came after a doubtful end does not make it certain: an attempt that goes on from there may draw other
+        tokens. So of what is held, no end but the newest can have become safe.
+        """
+        window = self._tail + text
+        if (after := self._first_stop(window)) is not None:
+            return self._cut(after)
+        if window.endswith(self._doubts):
+            self._tail = window[-self._reach :] if self._reach else ""
+            return Piece()
+        self._tail = ""
+        held, self._held = self._held, []
+        return held[0] if len(held) == 1 else _join(held)
 
     def _first_stop(self, text: str) -> int | None:
-        """Where the text before the first complete stop string ends."""
+        """How many characters there are from the beginning of the first complete stop string on."""
         found = [(at + len(word), at) for word in self._stop if (at := text.find(word)) >= 0]
-        return min(found)[1] if found else None
+        return len(text) - min(found)[1] if found else None
 
-    def _cut(self, text: str, end: int) -> Piece:
+    def _cut(self, after: int) -> Piece:
         """Every token that was made is counted; only those that begin before the stop string show their ids."""
         self.stopped = True
-        count = sum(piece.count for piece in self._held)
-        shown = Piece()
+        text = "".join(piece.text for piece in self._held)
+        end = len(text) - after
+        shown: list[Piece] = []
         at = 0
         for piece in self._held:
-            shown += piece if at < end else Piece()
+            if at < end:
+                shown.append(piece)
             at += len(piece.text)
+        kept, count = _join(shown), sum(piece.count for piece in self._held)
         self._held.clear()
-        return Piece(text[:end], shown.ids, count, shown.logprobs)
-
-    def _is_doubtful(self, text: str) -> bool:
-        """Whether its end may yet turn into a stop string, or into one whole character.
-
-        What already came after it does not count: an attempt that goes on from here may draw other tokens.
-        """
-        return text.endswith(REPLACEMENT) or any(_begins(word, text) for word in self._stop)
+        return Piece(text[:end], kept.ids, count, kept.logprobs)
 
 
-def _begins(word: str, text: str) -> bool:
-    """Whether the end of `text` is the beginning of `word`, short of all of it."""
-    return any(text.endswith(word[:size]) for size in range(1, len(word)))
+def _join(pieces: list[Piece]) -> Piece:
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        tuple(token for piece in pieces for token in piece.ids),
+        sum(piece.count for piece in pieces),
+        tuple(logprob for piece in pieces for logprob in piece.logprobs),
+    )

