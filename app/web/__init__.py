@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 
 from app.kernel import Kernel
 from app.settings import Settings, load
-from app.web import bodies, chat, errors, health, jobs, model_routes, openai, pulls, security, ws
+from app.web import bodies, chat, errors, health, jobs, model_routes, ollama, openai, pulls, security, ws
 from app.web.current import KEY, Site
 from app.web.hub import Hub
 from app.web.offload import open_offloaded
@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     for blueprint in (chat.chat, jobs.jobs, pulls.pulls, model_routes.models, health.health):
         app.register_api(blueprint)
     openai.register(app)
+    ollama.register(app)
     ws.register(app)
     _serve_docs(app)
     return app

@@ -51,7 +51,7 @@ def show_ready() -> Response:
 @health.get("/status", summary="Workers and queues")
 def show_status() -> Response:
     """What runs where, and what waits."""
-    return jsonify(_vitals().facts() | {"followers": here().hub.followers(), "version": _version("tokenyard")})
+    return jsonify(_vitals().facts() | {"followers": here().hub.followers(), "version": version("tokenyard")})
 
 
 @health.get("/diag", summary="Versions and settings")
@@ -64,7 +64,7 @@ def show_diag() -> Response:
         {
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "packages": {name: _version(name) for name in PACKAGES},
+            "packages": {name: version(name) for name in PACKAGES},
             "settings": settings,
             "health": _vitals().facts(),
         }
@@ -83,7 +83,7 @@ def _answer(body: dict[str, Any], *, ok: bool) -> Response:
     return response
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

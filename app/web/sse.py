@@ -19,16 +19,16 @@ def frame(data: dict[str, Any], *, seq: int | None = None, event: str | None = N
     return f"{head}{name}data: {_encoder.encode(data).decode()}\n\n"
 
 
-def respond(frames: Iterable[str]) -> Response:
+def respond(frames: Iterable[str], mimetype: str = "text/event-stream") -> Response:
     """A response that no cache keeps and no proxy holds back."""
-    response = Response(iter(frames), mimetype="text/event-stream")
+    response = Response(iter(frames), mimetype=mimetype)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
-def closing(frames: Iterator[str], source: Generator[Any, None, None]) -> Response:
+def closing(frames: Iterator[str], source: Generator[Any, None, None], mimetype: str = "text/event-stream") -> Response:
     """As `respond`; when the client is gone, `source` is closed even if nothing was ever read."""
-    response = respond(frames)
+    response = respond(frames, mimetype)
     response.call_on_close(source.close)
     return response
