@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from tests import described
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 Value = TypeVar("Value")
@@ -119,8 +121,10 @@ class Stack:
             self.processes[name] = launch(command, self.env, self.folder / f"{name}.log")
 
     def ready(self) -> None:
-        """Waits until jobs can run."""
+        """Waits until jobs can run. From then on, every answer must be as /openapi.json describes it."""
         eventually(lambda: self.http.get("/health/ready").status_code == 200, what=f"ready; logs in {self.folder}")
+        if not self.http.event_hooks["response"]:
+            self.http.event_hooks["response"] = [described.hook(self.http.get("/openapi.json").json())]
 
     def kill(self, name: str) -> None:
         """SIGKILL, as the kernel does when memory is short."""

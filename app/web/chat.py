@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Event, Token
 from app.web import sse
+from app.web.answers import ChatAnswer, blueprint
 from app.web.current import here
 from app.web.errors import failure_of, payload, request_id
 from app.web.held import events_of, gathered, opened
@@ -15,10 +14,10 @@ from app.web.schemas import ChatBody
 from app.web.submit import submit_generation
 from app.web.views import answer, counts, delta
 
-chat = APIBlueprint("chat", __name__, abp_tags=[Tag(name="chat", description="Answers.")])
+chat = blueprint("chat", "chat", "Answers.")
 
 
-@chat.post("/chat", summary="Answer a chat")
+@chat.post("/chat", summary="Answer a chat", responses={200: ChatAnswer})
 def create_answer(body: ChatBody) -> Response:
     """Waits for the answer, or streams it. The job's id is in `X-Job-Id` either way."""
     site = here()

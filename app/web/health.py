@@ -5,10 +5,9 @@ from importlib import metadata
 from typing import Any, cast
 
 from flask import Response, current_app, jsonify, redirect, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.web.answers import DiagAnswer, HealthAnswer, LiveAnswer, ReadyAnswer, StatusAnswer, blueprint
 from app.web.current import here
 from app.web.errors import RETRY_AFTER
 from app.web.vitals import Vitals
@@ -16,10 +15,17 @@ from app.web.vitals import Vitals
 KEY = "tokenyard_vitals"
 PACKAGES = ("tokenyard", "celery", "redis", "sqlalchemy", "flask", "gunicorn", "gevent")
 
-health = APIBlueprint("health", __name__, abp_tags=[Tag(name="health", description="How the machine is.")])
+health = blueprint("health", "health", "How the machine is.")
+#: The key is not needed.
+OPEN: list[dict[str, list[Any]]] = [{}]
+#: What the front door answers: text to a client, the way to a page to a browser.
+DOOR: dict[str | int, Any] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+    302: {"description": "To the documentation.", "content": {"text/html": {"schema": {"type": "string"}}}},
+}
 
 
-@health.get("/", summary="The front door")
+@health.get("/", summary="The front door", security=OPEN, responses=DOOR)
 def greet() -> AnyResponse:
     """A browser is led to the documentation; a client reads that a server of its kind runs."""
     if request.accept_mimetypes.best_match(["text/plain", "text/html"]) == "text/html":
@@ -27,20 +33,20 @@ def greet() -> AnyResponse:
     return Response("Ollama is running", mimetype="text/plain")
 
 
-@health.get("/health", summary="How the site is")
+@health.get("/health", summary="How the site is", responses={200: HealthAnswer, 503: HealthAnswer})
 def show_health() -> Response:
     """`degraded` without a worker; 503 without the broker or the database."""
     facts = _vitals().facts()
     return _answer(facts, ok=not facts["unavailable"])
 
 
-@health.get("/health/live", summary="Is the process alive?")
+@health.get("/health/live", summary="Is the process alive?", security=OPEN, responses={200: LiveAnswer})
 def show_live() -> Response:
     """Asks nothing of anybody."""
     return jsonify({"status": "alive"})
 
 
-@health.get("/health/ready", summary="Can it answer?")
+@health.get("/health/ready", summary="Can it answer?", security=OPEN, responses={200: ReadyAnswer, 503: ReadyAnswer})
 def show_ready() -> Response:
     """200 once the broker, the database and at least one worker answer."""
     facts = _vitals().facts()
@@ -48,13 +54,13 @@ def show_ready() -> Response:
     return _answer(body, ok=not facts["reasons"])
 
 
-@health.get("/status", summary="Workers and queues")
+@health.get("/status", summary="Workers and queues", responses={200: StatusAnswer})
 def show_status() -> Response:
     """What runs where, and what waits."""
     return jsonify(_vitals().facts() | {"followers": here().hub.followers(), "version": version("tokenyard")})
 
 
-@health.get("/diag", summary="Versions and settings")
+@health.get("/diag", summary="Versions and settings", responses={200: DiagAnswer})
 def show_diag() -> Response:
     """What a report of a fault should carry. It holds no secret."""
     settings = here().kernel.settings.model_dump(mode="json", exclude={"api_key", "hf_token"})

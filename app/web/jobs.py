@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from datetime import UTC
 
 from flask import Response, jsonify, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.errors import InvalidRequestError
 from app.events import Progress
 from app.jobs import State
 from app.store import Detail
 from app.web import sse
+from app.web.answers import JobAnswer, JobEvent, JobsAnswer, blueprint, stream_of
 from app.web.chat import frames
 from app.web.current import here
 from app.web.errors import request_id
@@ -20,17 +19,17 @@ from app.web.stream import Events, follow
 from app.web.submit import submit_generation
 from app.web.views import show
 
-jobs = APIBlueprint("jobs", __name__, abp_tags=[Tag(name="jobs", description="Everything that was accepted.")])
+jobs = blueprint("jobs", "jobs", "Everything that was accepted.")
 
 
-@jobs.post("/jobs", summary="Submit a chat without waiting")
+@jobs.post("/jobs", summary="Submit a chat without waiting", responses={202: JobAnswer})
 def create_job(body: ChatBody) -> tuple[Response, int]:
     """Accepts the job; it waits in the queue up to `expires_in` seconds."""
     job = submit_generation(here().kernel, body, held=False)
     return jsonify(show(Detail(job, None, None))), 202
 
 
-@jobs.get("/jobs", summary="List jobs")
+@jobs.get("/jobs", summary="List jobs", responses={200: JobsAnswer})
 def list_jobs(query: JobsQuery) -> Response:
     """Newest first. `next` is the `before` of the page behind, or null."""
     since = query.since
@@ -49,13 +48,13 @@ def list_jobs(query: JobsQuery) -> Response:
     return jsonify({"jobs": [show(detail) for detail in page], "next": page[-1].job.id if more else None})
 
 
-@jobs.get("/jobs/<id>", summary="Show a job")
+@jobs.get("/jobs/<id>", summary="Show a job", responses={200: JobAnswer})
 def show_job(path: JobPath, query: JobQuery) -> Response:
     """A generation with its text, or a pull with its progress."""
     return jsonify(show(here().kernel.store.get(path.id), traceback=query.traceback))
 
 
-@jobs.delete("/jobs/<id>", summary="Cancel a job")
+@jobs.delete("/jobs/<id>", summary="Cancel a job", responses={200: JobAnswer})
 def cancel_job(path: JobPath) -> Response:
     """Ends a queued job at once; a running one is asked to end. A job that is over stays as it is."""
     kernel = here().kernel
@@ -63,7 +62,7 @@ def cancel_job(path: JobPath) -> Response:
     return jsonify(show(kernel.store.get(path.id)))
 
 
-@jobs.get("/jobs/<id>/stream", summary="Follow a job")
+@jobs.get("/jobs/<id>/stream", summary="Follow a job", responses={200: {"content": stream_of(JobEvent)}})
 def stream_job(path: JobPath, query: StreamQuery) -> Response:
     """Server-sent events from `Last-Event-ID`, or `after`, on. Progress comes as events named `progress`."""
     site = here()

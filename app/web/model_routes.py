@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.errors import UnavailableError
 from app.models import Model
 from app.registry import Card
+from app.web.answers import ModelsAnswer, RemovedAnswer, blueprint
 from app.web.current import here
 from app.web.errors import ModelInUseError
 from app.web.offload import offload
 from app.web.schemas import ModelPath
 
-models = APIBlueprint("models", __name__, abp_tags=[Tag(name="models", description="What this machine can run.")])
+models = blueprint("models", "models", "What this machine can run.")
 
 
-@models.get("/models", summary="List models")
+@models.get("/models", summary="List models", responses={200: ModelsAnswer})
 def list_models() -> Response:
     """Every model on this machine, and which workers hold it."""
     kernel = here().kernel
@@ -30,7 +29,7 @@ def list_models() -> Response:
     return jsonify({"models": [_show(model, cards) for model in kernel.catalog.models()]})
 
 
-@models.delete("/models/<path:name>", summary="Remove a model")
+@models.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
 def remove_model(path: ModelPath) -> Response:
     """Forgets a model that no open job needs, and deletes its files where they are ours alone."""
     kernel = here().kernel

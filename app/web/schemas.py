@@ -89,7 +89,11 @@ class GenerateBody(SamplingBody):
     model: ModelName
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES, description="How many answers to give.")] = 1
     stream: bool = False
-    timeout: float = Field(120, description="Seconds, 1 to 600. A detached job's timeout covers its running alone.")
+    timeout: float = Field(
+        120,
+        description="Seconds, 1 to 600. A detached job's timeout covers its running alone.",
+        json_schema_extra={"minimum": 1, "maximum": MAX_TIMEOUT},  # its own message says more than pydantic's
+    )
     priority: Annotated[int, Field(ge=0, le=9, description="0 is the most urgent.")] = DEFAULT_PRIORITY
     detach: bool = Field(False, description="The job goes on waiting when this request is over.")
     expires_in: Annotated[float, Field(ge=1, le=30 * 86_400)] = Field(

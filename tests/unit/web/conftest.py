@@ -23,6 +23,7 @@ from app.settings import Settings
 from app.store import Outcome
 from app.web import create_app
 from app.web.current import KEY, Site
+from tests import described
 
 NODE = "cpu.0@test"
 USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_ns=50, load_ns=10, prompt_ns=15, completion_ns=25)
@@ -178,6 +179,7 @@ def worker(kernel: Kernel) -> Worker:
 @pytest.fixture
 def app(kernel: Kernel) -> Iterator[Flask]:
     app = create_app(kernel=kernel)
+    described.hold(app)
     yield app
     hub = app.extensions[KEY].hub
     hub._closing.set()

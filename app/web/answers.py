@@ -1,0 +1,333 @@
+"""Answers as the API's description shows them.
+
+Nothing is built from these at run time: views.py makes plain dictionaries, and the tests hold each answer that they get
+against /openapi.json, in both directions: a field that is missing there, or here, fails them.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from app.jobs import Kind, State
+
+DoneReason = Literal["stop", "length"]
+
+
+class Answer(BaseModel):
+    """An object whose fields are all known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(Answer):
+    """What went wrong. `code` is stable; `message` says what to do."""
+
+    code: str
+    message: str
+    param: str | None = Field(description="The field that is to blame, where it is one.")
+    request_id: str
+
+
+class ErrorAnswer(Answer):
+    """Any error."""
+
+    error: ErrorDetail
+    detail: str = Field(description="The message once more, where older clients look for it.")
+
+
+class Counts(Answer):
+    """Tokens, and durations in nanoseconds."""
+
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+    prompt_eval_duration: int
+    eval_count: int
+    eval_duration: int
+
+
+class Likely(Answer):
+    """A token that could stand at one place."""
+
+    id: int
+    token: str
+    logprob: float
+
+
+class TokenLogprob(Likely):
+    """A token, and the likeliest ones of its place."""
+
+    top_logprobs: list[Likely]
+
+
+class AssistantMessage(Answer):
+    """The model's turn."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class Choice(Answer):
+    """One of several answers."""
+
+    index: int
+    message: AssistantMessage
+    done_reason: DoneReason | Literal[""]
+    logprobs: list[TokenLogprob] = []
+
+
+class Delta(Answer):
+    """The next piece of an answer."""
+
+    content: str = ""
+
+
+class ChatDelta(Answer):
+    """A streamed piece; its event's `id` is its number."""
+
+    delta: Delta
+    done: Literal[False]
+    index: int = Field(0, description="Which of several answers; not shown of the first.")
+    done_reason: DoneReason = Field("stop", description="Shown where one of several answers ends.")
+    logprobs: list[TokenLogprob] = []
+
+
+class ChatEnd(Counts):
+    """The last event of an answer."""
+
+    delta: Delta
+    done: Literal[True]
+    done_reason: DoneReason
+
+
+class ChatError(Answer):
+    """The last event of an answer that failed."""
+
+    error: ErrorDetail
+    done: Literal[True]
+
+
+class Standing(BaseModel):
+    """An event named `progress`: where a queued job, or a pull, stands. It has no number."""
+
+    model_config = ConfigDict(extra="allow")
+
+    status: State
+
+
+class ChatEvent(RootModel[ChatDelta | ChatEnd | ChatError]):
+    """The data of one event of POST /chat."""
+
+
+class JobEvent(RootModel[ChatDelta | ChatEnd | ChatError | Standing]):
+    """The data of one event of a job."""
+
+
+def stream_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The content of a stream of events. OpenAPI 3.1 has no word for what one event holds; 3.2 calls it itemSchema."""
+    event = {"$ref": f"#/components/schemas/{model.__name__}"}
+    text = {"type": "string", "description": "Server-sent events; a comment is a heartbeat."}
+    return {"text/event-stream": {"schema": text, "x-itemSchema": event}}
+
+
+class ChatAnswer(Counts):
+    """A whole answer, or with `stream` its events."""
+
+    model_config = ConfigDict(openapi_extra={"content": stream_of(ChatEvent)})  # type: ignore[typeddict-unknown-key]
+
+    model: str
+    created_at: datetime
+    message: AssistantMessage
+    done: Literal[True]
+    done_reason: DoneReason
+    job_id: str
+    logprobs: list[TokenLogprob] = []
+    choices: list[Choice] = Field([], description="Where several answers were asked for: all of them.")
+
+
+class JobError(Answer):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class Generation(Counts):
+    """A job that answers a chat."""
+
+    id: str
+    kind: Kind
+    model: str
+    status: State
+    priority: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    request: dict[str, Any]
+    text: str
+    done_reason: DoneReason | Literal[""]
+    attempt: int
+    losses: int = Field(description="How many workers died under it.")
+    worker: str | None
+    error: JobError | None
+    traceback: str | None = None
+    choices: list[Choice] = []
+
+
+class PullJob(Answer):
+    """A job that downloads a model."""
+
+    id: str
+    model: str
+    quantize: str
+    init: bool
+    status: State
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None
+    traceback: str | None
+    local_path: str | None
+    size_bytes: int | None
+    downloaded_bytes: int
+    progress: float
+    total_bytes: int | None
+    preferred_quantized: bool
+
+
+class JobAnswer(RootModel[Generation | PullJob]):
+    """A job of either kind."""
+
+
+class JobsAnswer(Answer):
+    """A page of jobs, newest first."""
+
+    jobs: list[Generation | PullJob]
+    next: str | None = Field(description="The `before` of the page behind this one.")
+
+
+class PullAnswer(Answer):
+    """A download was accepted."""
+
+    status: Literal["accepted"]
+    job_id: str
+
+
+class ModelEntry(Answer):
+    """A model on this machine, and where it is loaded."""
+
+    model: str
+    loaded: bool
+    backend: str | None
+    size_bytes: int
+    local_path: str
+    load_duration: int
+    aliases: list[str]
+    workers: list[str]
+
+
+class ModelsAnswer(Answer):
+    """Every model on this machine."""
+
+    models: list[ModelEntry]
+
+
+class RemovedAnswer(Answer):
+    """A model was forgotten."""
+
+    status: Literal["removed"]
+    model: str
+    files_deleted: bool
+
+
+class HeldModel(Answer):
+    """A model in a worker's memory."""
+
+    model: str
+    backend: str
+    slots: int
+    running: int
+
+
+class WorkerEntry(Answer):
+    """A worker that is alive."""
+
+    node: str
+    device: str
+    host: str
+    pid: int
+    models: list[HeldModel]
+    loading: list[str]
+    failures: dict[str, str]
+
+
+class QueueDepth(Answer):
+    """The open jobs of a model."""
+
+    queued: int
+    running: int
+
+
+class HealthAnswer(Answer):
+    """How the site is."""
+
+    status: Literal["healthy", "degraded"]
+    reasons: list[str]
+    unavailable: list[str] = Field(description="Codes of what does not answer.")
+    uptime_seconds: float
+    models_cached: int
+    cache_limit: int
+    downloads_active: int
+    downloads_queued: int
+    torch_version: str
+    cuda_available: bool
+    gpu_status: str
+    gpu_memory_allocated_mb: float
+    gpu_memory_reserved_mb: float
+    workers: list[WorkerEntry]
+    queues: dict[str, QueueDepth]
+
+
+class StatusAnswer(HealthAnswer):
+    """How the site is, and who watches."""
+
+    followers: int
+    version: str
+
+
+class LiveAnswer(Answer):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class ReadyAnswer(Answer):
+    """Whether jobs can run."""
+
+    status: Literal["ready", "not ready"]
+    reasons: list[str]
+
+
+class DiagAnswer(Answer):
+    """What a report of a fault should carry."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    settings: dict[str, Any]
+    health: HealthAnswer
+
+
+#: What every route may answer beside its success: flask-openapi3 wants 400 by its own name.
+ERRORS: dict[str | int, Any] = {400: ErrorAnswer, "4XX": ErrorAnswer, "5XX": ErrorAnswer}
+#: Named in descriptions of streams alone.
+EVENTS = (ChatEvent, JobEvent)
+
+
+def blueprint(name: str, tag: str, description: str) -> APIBlueprint:
+    """A noun of the native API."""
+    tags = [Tag(name=tag, description=description)]
+    return APIBlueprint(name, __name__, abp_tags=tags, abp_responses=ERRORS, abp_security=[{"api_key": []}])
