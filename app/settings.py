@@ -39,6 +39,7 @@ class Settings(BaseSettings):
 
     role: Role = "cli"
     device: str = "cpu.0"
+    devices: Annotated[tuple[str, ...], NoDecode] = ()
     node: str = Field(default_factory=socket.gethostname)
     engine: Literal["auto", "vllm", "transformers", "llamacpp"] = "auto"
     worker_slots: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["readable", "json"] = "readable"
 
-    @field_validator("cors_origins", "allowed_hosts", "preload_models", mode="before")
+    @field_validator("cors_origins", "allowed_hosts", "preload_models", "devices", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

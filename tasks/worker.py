@@ -1,28 +1,23 @@
 """The worker: one process pinned to one device. Built once, at the start of the process."""
 
-import fcntl
 import os
 import threading
 from importlib import metadata
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import structlog
 
-from app.errors import TokenyardError, UnavailableError
+from app import devices
+from app.errors import UnavailableError
 from app.kernel import Kernel
 from app.registry import Card
+from tasks.devices import hold_device, hold_name, pin
 from tasks.garage import Garage
 from tasks.lease import Lease
 from tasks.runner import Runner
 
 log = structlog.get_logger(__name__)
-
-
-class DeviceTakenError(TokenyardError):
-    """Another process holds the device of this worker."""
-
-    code = "device_taken"
 
 
 class Worker:
@@ -31,7 +26,9 @@ class Worker:
     def __init__(self, kernel: Kernel, node: str, celery: Any) -> None:
         self.kernel = kernel
         self.node = node
-        self._device = take_device(kernel, node)
+        self.device = devices.find(kernel.settings.device)
+        self._hold = hold_device(self.device, kernel.settings)
+        pin(self.device)
         self._celery = celery
         self.life = begin_life(kernel, node)
         self.garage = Garage(kernel, node, consume=self._consume, cease=self._cease)
@@ -76,7 +73,7 @@ class Worker:
             self.kernel.lives.bury(self.life)
         except UnavailableError:
             log.warning("not_retired")  # the next life on this device declares it dead
-        self._device.close()
+        self._hold.close()
 
     def announce(self) -> None:
         """Writes this worker's card. Raises UnavailableError."""
@@ -84,7 +81,7 @@ class Worker:
         self.kernel.registry.announce(
             Card(
                 node=self.node,
-                device=settings.device,
+                device=self.device.name,
                 host=settings.node,
                 pid=os.getpid(),
                 life=self.life,
@@ -119,25 +116,6 @@ def begin_life(kernel: Kernel, node: str) -> str:
     return life
 
 
-def take_device(kernel: Kernel, node: str) -> IO[str]:
-    """Holds the device until this process ends, however it ends. Raises DeviceTakenError."""
-    folder = kernel.settings.lock_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"device-{node.partition('@')[0]}.lock"
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise DeviceTakenError(f"Device {node} is held by {holder}. Stop it first, or set DEVICE.") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()}")
-    file.flush()
-    return file
-
-
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -151,7 +129,7 @@ class Office:
     def __init__(self, kernel: Kernel, node: str) -> None:
         self.kernel = kernel
         self.node = node
-        self._device = take_device(kernel, node)
+        self._hold = hold_name(node.partition("@")[0], kernel.settings)
         self.life = begin_life(kernel, node)
         self._ends: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -172,7 +150,7 @@ class Office:
             self.kernel.dispatcher.close_streams(self.kernel.lives.bury(self.life))
         except UnavailableError:
             log.warning("not_retired")
-        self._device.close()
+        self._hold.close()
 
     def _ask_end(self, job_id: str, state: str) -> None:
         with self._lock:

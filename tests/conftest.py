@@ -68,7 +68,7 @@ def running_stack(folder: Path, starter: Path) -> Iterator[Stack]:
     with broker(folder) as url:
         whole = Stack(folder, url, STARTER_GGUF=str(starter))
         for verb in ("migrate", "starter"):
-            subprocess.run([sys.executable, "-m", "app.cli", verb], check=True, env=whole.env, capture_output=True)
+            whole.run(verb)
         try:
             whole.start("web", "worker", "puller", "keeper", "beat")
             whole.ready()

@@ -114,11 +114,17 @@ class Stack:
         lines = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines() if ":" in line)
         return lines[name].strip()
 
+    def run(self, verb: str) -> None:
+        """One of the command's verbs, to its end."""
+        subprocess.run([sys.executable, "-m", "app.cli", verb], check=True, env=self.env, cwd=ROOT, capture_output=True)
+
     def start(self, *names: str) -> None:
-        """Starts processes by their names in the Procfile."""
+        """Starts processes by their names in the Procfile; a device's name (`cpu.1`) is a worker on it."""
         for name in names:
-            command = ["/bin/sh", "-c", f"exec {self.command(name)}"]
-            self.processes[name] = launch(command, self.env, self.folder / f"{name}.log")
+            is_device = name.startswith(("cpu.", "gpu."))
+            command = ["/bin/sh", "-c", f"exec {self.command('worker' if is_device else name)}"]
+            env = self.env | {"DEVICE": name} if is_device else self.env
+            self.processes[name] = launch(command, env, self.folder / f"{name}.log")
 
     def ready(self) -> None:
         """Waits until jobs can run. From then on, every answer must be as /openapi.json describes it."""

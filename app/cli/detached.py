@@ -78,7 +78,8 @@ def status(settings: Settings) -> int:
 def _row(process: psutil.Process) -> tuple[str, str, str, str]:
     since = time.strftime("%H:%M:%S", time.localtime(process.create_time()))
     memory = f"{process.memory_info().rss / 2**20:.0f} MB"
-    return " ".join(Path(word).name for word in process.cmdline()[:4]), str(process.pid), memory, since
+    words = " ".join(process.cmdline()).split()[:4]  # a title that a process gave itself is one long word
+    return " ".join(Path(word).name for word in words), str(process.pid), memory, since
 
 
 def _health(address: str, settings: Settings) -> str:

@@ -1,6 +1,7 @@
 """The Procfile, the one list of processes, as a configuration for supervisord."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 _HEAD = """[supervisord]
@@ -32,10 +33,17 @@ stdout_logfile_backups=2
 PATIENCE = 15
 
 
-def read(path: Path) -> dict[str, str]:
-    """Each process's command, by its name."""
+def read(path: Path, devices: Sequence[str]) -> dict[str, str]:
+    """Each process's command, by its name. The worker's line is one process a device, which has the device's name."""
     lines = (line.split(":", 1) for line in path.read_text().splitlines() if line.strip() and line[0] != "#")
-    return {name.strip(): command.strip() for name, command in lines}
+    commands: dict[str, str] = {}
+    for name, command in ((name.strip(), command.strip()) for name, command in lines):
+        commands |= {device: _on(device, command) for device in devices} if name == "worker" else {name: command}
+    return commands
+
+
+def _on(device: str, command: str) -> str:
+    return f"env DEVICE={device} /bin/sh -c {shlex.quote(f'exec {command}')}"
 
 
 def configure(processes: dict[str, str], *, root: Path, run: Path, logs: Path) -> str:

@@ -13,6 +13,7 @@ from typing import IO
 import psutil
 from rich.console import Console
 
+from app import devices
 from app.cli import place, procfile
 from app.cli.migrate import migrate
 from app.cli.sample import show_sample, wait_ready
@@ -76,9 +77,13 @@ def _supervise(settings: Settings, stopping: threading.Event) -> int:
 
 
 def _plan(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
-    """The processes of this stack, and their environment."""
-    processes = procfile.read(ROOT / "Procfile")
+    """The processes of this stack, and their environment. Raises BadSettingsError."""
+    found = devices.plan(settings.devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    console.print(f"Devices: {', '.join(f'{device.name} ({device.title})' for device in found)}")
+    processes = procfile.read(ROOT / "Procfile", [device.name for device in found])
     env = {**os.environ, place.MARK: str(settings.data_dir), "DATA_DIR": str(settings.data_dir)}
+    # Where setproctitle is installed (vLLM brings it), Celery and gunicorn would write their titles over our mark.
+    env["SPT_NOENV"] = "1"
     if "redis_url" in settings.model_fields_set:
         del processes["broker"]
     else:
