@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from celery import Celery
 
+from app.batches import Batches
 from app.bus import Bus, connect
 from app.catalog import Catalog
 from app.database import Database
 from app.dispatch import Dispatcher
+from app.files import Files
 from app.lives import Lives
 from app.registry import Registry
 from app.settings import Settings
@@ -21,6 +23,8 @@ class Kernel:
     settings: Settings
     database: Database
     store: Store
+    batches: Batches
+    files: Files
     lives: Lives
     catalog: Catalog
     bus: Bus
@@ -44,6 +48,8 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         settings=settings,
         database=database,
         store=store,
+        batches=Batches(database),
+        files=Files(database, settings.data_dir / "files"),
         lives=Lives(database, store),
         catalog=Catalog(database, scripted=settings.enable_scripted_engine),
         bus=bus,

@@ -37,6 +37,7 @@ class Job(Base):
         Index("ix_jobs_release", "model", "status", "released_at", "priority", "tenant", "id"),
         Index("ix_jobs_status", "status", "id"),
         Index("ix_jobs_owner", "owner", "status"),
+        Index("ix_jobs_group_id", "group_id", "status"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -70,6 +71,8 @@ class Job(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     traceback: Mapped[str | None] = mapped_column(Text)
     request: Mapped[dict[str, Any]]
+    #: What it was submitted together with: a batch, or a group that its submitter named.
+    group_id: Mapped[str | None] = mapped_column(String(64))
 
 
 class Pull(Base):
@@ -188,3 +191,44 @@ class Idempotency(Base):
     digest: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[float]
+
+
+class File(Base):
+    """A file that a client uploaded. What a batch gave is no file: it is read out of its jobs when asked for."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_tenant", "tenant", "id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), default="")
+    filename: Mapped[str] = mapped_column(String(255))
+    purpose: Mapped[str] = mapped_column(String(32))
+    size_bytes: Mapped[int]
+    created_at: Mapped[float]
+
+
+class Batch(Base):
+    """Many jobs under one name, as OpenAI's API has it. Its lines are the jobs whose group it is."""
+
+    __tablename__ = "batches"
+    __table_args__ = (Index("ix_batches_status", "status"), Index("ix_batches_tenant", "tenant", "id"))
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), default="")
+    endpoint: Mapped[str] = mapped_column(String(64))
+    input_file_id: Mapped[str] = mapped_column(String(64))
+    completion_window: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    total: Mapped[int] = mapped_column(default=0)
+    #: {"errors": [{code, line, message, param}]}, where its file could not be taken.
+    errors: Mapped[dict[str, Any] | None]
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    in_progress_at: Mapped[float | None]
+    finalizing_at: Mapped[float | None]
+    completed_at: Mapped[float | None]
+    failed_at: Mapped[float | None]
+    expired_at: Mapped[float | None]
+    cancelling_at: Mapped[float | None]
+    cancelled_at: Mapped[float | None]

@@ -59,3 +59,5 @@ def sweep(kernel: Kernel, watch: Watch) -> None:
     kernel.dispatcher.close_streams(outcomes)
     kernel.dispatcher.resend(settings.resend_seconds)
     kernel.dispatcher.catch_up()
+    kernel.batches.advance()
+    kernel.files.sweep()

@@ -26,6 +26,8 @@ STATUSES = {
     "forbidden_origin": 403,
     "not_found": 404,
     "job_not_found": 404,
+    "file_not_found": 404,
+    "batch_not_found": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,
     "timed_out": 408,
@@ -126,6 +128,8 @@ def explain(error: ValidationError) -> InvalidRequestError:
     # Members of a union add words of pydantic's own to the path, such as "list[…]" or "str".
     loc = [str(part) for part in fault["loc"] if not ("[" in str(part) or str(part) in ("str", "float", "int"))]
     param = ".".join(loc) or None
+    if not loc and fault["type"].startswith("model"):
+        return InvalidRequestError("The body must be a JSON object.")
     own = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return InvalidRequestError(own, param=param)

@@ -19,9 +19,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+#: Which threads of the operating system are the pool's own: what they call further is where it may block already.
+_threads = monkey.get_original("threading", "local")()
+
+
 def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a function where it may block: in the thread pool under gevent, else right here."""
-    if not monkey.is_module_patched("threading"):
+    if not monkey.is_module_patched("threading") or getattr(_threads, "pool", False):
         return fn(*args, **kwargs)
     value, error = gevent.get_hub().threadpool.apply(_caught, (fn, args, kwargs))
     if error is not None:
@@ -31,6 +35,7 @@ def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def _caught(fn: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Exception | None]:
     """An error as a value: the pool would print each one's traceback, a missing job's too."""
+    _threads.pool = True
     try:
         return fn(*args, **kwargs), None
     except Exception as error:  # noqa: BLE001 - the caller raises it
@@ -64,6 +69,8 @@ def open_offloaded(settings: Settings) -> Kernel:
     return replace(
         kernel,
         store=store,
+        batches=cast(Any, Offloaded(kernel.batches)),
+        files=cast(Any, Offloaded(kernel.files)),
         catalog=cast(Any, Offloaded(kernel.catalog)),
         dispatcher=Dispatcher(store, kernel.bus, kernel.registry, celery),
     )

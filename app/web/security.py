@@ -12,6 +12,9 @@ from app.settings import Settings
 from app.web.errors import request_id
 
 MAX_BODY = 2 * 1024 * 1024
+MAX_FILE = 200 * 1024 * 1024
+#: Many JSON objects, a line each.
+NDJSON = "application/x-ndjson"
 #: Answered without an API key: what a balancer and a client's probe ask, and the API's description, which is public
 #: anyway: a browser can open it, and its page then asks for the key.
 OPEN = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
@@ -40,8 +43,11 @@ class Guard:
             self._check_origin()
         self._check_key()
         # What leads nowhere is told so by the router, whatever its body.
-        if request.method in ("POST", "PUT", "PATCH") and request.routing_exception is None:
-            _check_body()
+        if request.routing_exception is None and request.method in ("POST", "PUT", "PATCH"):
+            if _is_large():
+                request.max_content_length = MAX_FILE
+            else:
+                _check_body()
 
     def finish(self, response: Response) -> Response:
         """Ids, and the browser's permissions."""
@@ -99,7 +105,16 @@ def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FOLDER)
 
 
+def _is_large() -> bool:
+    """Whether the body is a file, or many jobs: it is read as it comes, and not as one JSON object."""
+    return request.method == "POST" and (
+        request.path == "/v1/files" or (request.path == "/jobs" and request.mimetype == NDJSON)
+    )
+
+
 def _check_body() -> None:
+    if not request.content_length and not request.headers.get("Transfer-Encoding"):
+        return  # some routes need no body; where one is needed, its model says so
     # Raises 400 and 415, with their reasons. Ollama asks for no content type, and its users' curl lines send none.
     body = request.get_json(force=request.path.startswith("/api/"))
     if not isinstance(body, dict):

@@ -14,6 +14,7 @@ from app.errors import UnavailableError
 from app.events import Ended, Event, Log, Progress, Token, Usage
 from app.jobs import TERMINAL, State
 from app.kernel import Kernel
+from app.models import Result
 from app.store import Detail
 from app.web.hub import Follower, Hub
 
@@ -134,12 +135,17 @@ def _rest(detail: Detail, after: int) -> Iterator[Token | Ended]:
         transcript = Log.decode(result.log)
         yield from transcript.tokens(result.text, after)
         last, reason = len(transcript.ends), result.done_reason
-        usage = Usage(
-            result.prompt_tokens,
-            result.completion_tokens,
-            result.total_ns,
-            result.load_ns,
-            result.prompt_ns,
-            result.completion_ns,
-        )
+        usage = usage_of(result)
     yield Ended(last + 1, job.status, reason, usage, job.error_code or "", job.error_message or "")
+
+
+def usage_of(result: Result) -> Usage:
+    """What a row tells of counts and times."""
+    return Usage(
+        result.prompt_tokens,
+        result.completion_tokens,
+        result.total_ns,
+        result.load_ns,
+        result.prompt_ns,
+        result.completion_ns,
+    )

@@ -15,8 +15,16 @@ PULL_TIMEOUT = 86_400
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
     """Commits a generation. Raises ModelNotDownloadedError, UnavailableError."""
     kernel.catalog.get(body.model)
+    job = generation(body, held=held)
+    kernel.dispatcher.submit(job)
+    _note(job)
+    return job
+
+
+def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -> Job:
+    """The row of a generation that nobody has accepted yet."""
     now = time.time()
-    job = Job(
+    return Job(
         id=new_id(),
         kind=Kind.GENERATE.value,
         model=body.model,
@@ -30,10 +38,8 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
         attempt=0,
         losses=0,
         request=body.request(),
+        group_id=group_id,
     )
-    kernel.dispatcher.submit(job)
-    _note(job)
-    return job
 
 
 def submit_pull(kernel: Kernel, body: PullBody) -> Job:

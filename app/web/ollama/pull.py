@@ -12,8 +12,9 @@ from app.web.current import here
 from app.web.errors import failure_of, raise_failure
 from app.web.ollama.names import LATEST
 from app.web.ollama.schemas import Named
-from app.web.ollama.talk import NDJSON, line
+from app.web.ollama.talk import line
 from app.web.schemas import PullBody
+from app.web.security import NDJSON
 from app.web.sse import closing
 from app.web.stream import Events, follow
 from app.web.submit import PULL_TIMEOUT, submit_pull

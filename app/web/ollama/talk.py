@@ -16,6 +16,7 @@ from app.web.errors import failure_of, translating
 from app.web.held import events_of, gathered, opened
 from app.web.ollama.names import resolved
 from app.web.ollama.schemas import ChatRequest, GenerateRequest
+from app.web.security import NDJSON
 from app.web.sse import closing
 from app.web.stream import Events
 from app.web.submit import submit_generation
@@ -23,7 +24,6 @@ from app.web.views import counts, iso, logprob
 
 talk = APIBlueprint("ollama", __name__, abp_tags=[Tag(name="ollama", description="Ollama's dialect.")])
 
-NDJSON = "application/x-ndjson"
 _encode = msgspec.json.Encoder().encode
 #: How a text is put into an answer: as a message, or as a response.
 Wrap = Callable[[str], dict[str, Any]]

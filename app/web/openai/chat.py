@@ -33,7 +33,7 @@ def create_chat_completion(body: ChatCompletionBody) -> Response:
     if body.stream:
         return sse.closing(_chunks(job, opened(events, job.timeout), body.include_usage), events)
     tokens, ended = gathered(events, job.timeout)
-    return jsonify(_whole(job, tokens, ended))
+    return jsonify(whole(job, tokens, ended))
 
 
 def _head(job: Job, kind: str) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def _head(job: Job, kind: str) -> dict[str, Any]:
     }
 
 
-def _whole(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
+def whole(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
+    """A whole answer."""
     finishes = {token.choice: token.finish for token in tokens if token.finish}
     choices = []
     for index in range(job.request["n"]):

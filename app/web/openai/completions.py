@@ -52,16 +52,23 @@ def _head(job: Job) -> dict[str, Any]:
 
 
 def _whole(jobs: list[Job], body: CompletionBody, answers: list[tuple[list[Token], Ended]]) -> dict[str, Any]:
-    choices = list(chain.from_iterable(_choices(job, body, *answer) for job, answer in zip(jobs, answers, strict=True)))
-    for index, choice in enumerate(choices):
-        choice["index"] = index
+    several = (
+        _choices(job, job.request["prompt"] if body.echo else "", *answer)
+        for job, answer in zip(jobs, answers, strict=True)
+    )
+    choices = [{**choice, "index": index} for index, choice in enumerate(chain.from_iterable(several))]
     counted = [ended.usage for _, ended in answers]
     total = Usage(sum(u.prompt_tokens for u in counted), sum(u.completion_tokens for u in counted))
     return {**_head(jobs[0]), "choices": choices, "usage": shapes.usage(total)}
 
 
-def _choices(job: Job, body: CompletionBody, tokens: list[Token], ended: Ended) -> Iterator[dict[str, Any]]:
-    echo = job.request["prompt"] if body.echo else ""
+def whole_of_one(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
+    """A whole answer to one prompt; a batch's lines know no echo."""
+    choices = [{**choice, "index": index} for index, choice in enumerate(_choices(job, "", tokens, ended))]
+    return {**_head(job), "choices": choices, "usage": shapes.usage(ended.usage)}
+
+
+def _choices(job: Job, echo: str, tokens: list[Token], ended: Ended) -> Iterator[dict[str, Any]]:
     finishes = {token.choice: token.finish for token in tokens if token.finish}
     for index in range(job.request["n"]):
         own = [token for token in tokens if token.choice == index]

@@ -19,7 +19,12 @@ def refusal(fault: Fault) -> tuple[dict[str, Any], int]:
 def failed(code: str, message: str, status: int, param: str | None = None) -> dict[str, Any]:
     """The inner object of an error."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"message": message, "type": kind, "param": param, "code": "model_not_found" if status == 404 else code}
+    return {
+        "message": message,
+        "type": kind,
+        "param": param,
+        "code": "model_not_found" if code in _UNKNOWN_MODEL else code,
+    }
 
 
 def usage(counted: Usage) -> dict[str, Any]:

@@ -1,0 +1,208 @@
+"""Batches: many jobs under one name, from their file to their end. The lines are jobs like all others.
+
+A batch is accepted when all its lines are in the queue. What it gave is read out of its jobs, so there is no output to
+write, to lose, or to write twice.
+"""
+
+import time
+from collections.abc import Iterable
+from enum import StrEnum
+from itertools import islice
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from app.database import Database
+from app.errors import InvalidRequestError, NotFoundError
+from app.jobs import TERMINAL, State
+from app.models import Batch, Job, Result
+from app.store import Detail
+
+#: Lines that one transaction inserts: few enough to let other writers in between.
+CHUNK = 500
+#: Filling the largest batch takes seconds; one that has been filled for so long lost the process that did it.
+STALLED = 900.0
+#: Rows that are read at once when a batch's lines are told.
+PAGE = 200
+
+
+class Stage(StrEnum):
+    """Where a batch stands, in OpenAI's words."""
+
+    VALIDATING = "validating"  #: its lines are being read
+    FAILED = "failed"  #: its file could not be taken: nothing was run
+    IN_PROGRESS = "in_progress"  #: its lines are in the queue
+    FINALIZING = "finalizing"  #: they have all ended
+    COMPLETED = "completed"  #: and can be read
+    EXPIRED = "expired"  #: its window closed before all lines had run
+    CANCELLING = "cancelling"  #: lines that run are being ended
+    CANCELLED = "cancelled"  #: none runs any more
+
+
+OPEN = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING, Stage.CANCELLING)
+
+
+class BatchNotFoundError(NotFoundError):
+    """No batch has this id, or it belongs to somebody else."""
+
+    code = "batch_not_found"
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"No batch has the id '{batch_id}'.", param="batch_id")
+
+
+class Counts(NamedTuple):
+    """How a group's jobs stand."""
+
+    total: int
+    completed: int
+    failed: int
+    open: int
+
+
+class Batches:
+    """Groups of jobs, and the batches that have a row of their own."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def create(self, batch: Batch) -> None:
+        """Commits a batch that has no lines yet."""
+        with self._db.write() as session:
+            session.add(batch)
+
+    def fill(self, batch_id: str, jobs: Iterable[Job]) -> int:
+        """Commits lines, some hundred at a time; returns how many. Nothing of them is in the broker yet."""
+        count, rest = 0, iter(jobs)
+        while chunk := list(islice(rest, CHUNK)):
+            with self._db.write() as session:
+                session.add_all(chunk)
+                session.flush()
+                count += len(chunk)
+                session.execute(sa.update(Batch).where(Batch.id == batch_id).values(total=count))
+        return count
+
+    def add(self, jobs: list[Job]) -> None:
+        """Commits a group's jobs, all or none."""
+        with self._db.write() as session:
+            session.add_all(jobs)
+
+    def open(self, batch_id: str) -> None:
+        """All its lines are here: the batch is accepted."""
+        self._move(batch_id, (Stage.VALIDATING,), Stage.IN_PROGRESS, in_progress_at=time.time())
+
+    def refuse(self, batch_id: str, errors: list[dict[str, Any]]) -> None:
+        """Its file cannot be taken: what was inserted of it goes away, and the batch keeps why."""
+        with self._db.write() as session:
+            session.execute(sa.delete(Job).where(Job.group_id == batch_id))
+        self._move(
+            batch_id, (Stage.VALIDATING,), Stage.FAILED, failed_at=time.time(), errors={"errors": errors}, total=0
+        )
+
+    def get(self, batch_id: str, tenant: str = "") -> Batch:
+        """Raises BatchNotFoundError."""
+        with self._db.read() as session:
+            batch = session.get(Batch, batch_id)
+        if batch is None or batch.tenant != tenant:
+            raise BatchNotFoundError(batch_id)
+        return batch
+
+    def page(self, tenant: str = "", *, after: str | None = None, limit: int = 20) -> list[Batch]:
+        """Newest first; `after` is the last id of the page before."""
+        query = sa.select(Batch).where(Batch.tenant == tenant).order_by(Batch.id.desc()).limit(limit)
+        if after is not None:
+            query = query.where(Batch.id < after)
+        with self._db.read() as session:
+            return list(session.scalars(query))
+
+    def counts(self, group_id: str) -> Counts:
+        """One look at the index."""
+        query = sa.select(Job.status, sa.func.count()).where(Job.group_id == group_id).group_by(Job.status)
+        with self._db.read() as session:
+            by_state = dict(session.execute(query).tuples().all())
+        total, completed = sum(by_state.values()), by_state.get(State.SUCCEEDED, 0)
+        ended = sum(count for state, count in by_state.items() if state in TERMINAL)
+        return Counts(total, completed, ended - completed, total - ended)
+
+    def models(self, group_id: str) -> list[str]:
+        """The models that its queued jobs want."""
+        query = sa.select(Job.model).where(Job.group_id == group_id, Job.status == State.QUEUED).distinct()
+        with self._db.read() as session:
+            return list(session.scalars(query))
+
+    def lines(self, group_id: str, *, succeeded: bool, after: str = "") -> list[Detail]:
+        """A page of its ended jobs, well or badly, in the order of their lines; empty behind the last one."""
+        ended = Job.status == State.SUCCEEDED if succeeded else Job.status.in_(TERMINAL - {State.SUCCEEDED})
+        query = (
+            sa.select(Job, Result)
+            .outerjoin(Result, Result.job_id == Job.id)
+            .where(Job.group_id == group_id, ended, Job.id > after)
+            .order_by(Job.id)
+            .limit(PAGE)
+        )
+        with self._db.read() as session:
+            return [Detail(job, None, result) for job, result in session.execute(query)]
+
+    def cancel(self, batch_id: str, tenant: str = "") -> Batch:
+        """Ends what waits, and asks the owners of what runs. Raises BatchNotFoundError, InvalidRequestError."""
+        batch = self.get(batch_id, tenant)
+        if batch.status not in OPEN:
+            raise InvalidRequestError(f"Cannot cancel a batch with status '{batch.status}'.")
+        open_stages = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING)
+        self._move(batch_id, open_stages, Stage.CANCELLING, cancelling_at=time.time())
+        self.end_jobs(batch_id)
+        return self.get(batch_id, tenant)
+
+    def end_jobs(self, group_id: str) -> int:
+        """Cancels every job of a group; returns how many were open. Followers learn it from the rows."""
+        ours = Job.group_id == group_id
+        ended = sa.update(Job).where(ours, Job.status == State.QUEUED)
+        asked = sa.update(Job).where(ours, Job.status == State.RUNNING, Job.end_requested.is_(None))
+        with self._db.write() as session:
+            # As in the store: who ends a job without owning it takes a new attempt.
+            queued = session.execute(
+                ended.values(status=State.CANCELLED, finished_at=time.time(), attempt=Job.attempt + 1),
+                execution_options={"synchronize_session": False},
+            )
+            running = session.execute(
+                asked.values(end_requested=State.CANCELLED), execution_options={"synchronize_session": False}
+            )
+        return int(queued.rowcount + running.rowcount)  # type: ignore[attr-defined]  # CursorResults
+
+    def advance(self) -> None:
+        """Moves every open batch on as far as its jobs are. Run in each sweep; safe to run twice at once."""
+        with self._db.read() as session:
+            batches = list(session.scalars(sa.select(Batch).where(Batch.status.in_(OPEN))))
+        for batch in batches:
+            self._advance(batch, time.time())
+
+    def _advance(self, batch: Batch, now: float) -> None:
+        if batch.status == Stage.VALIDATING:
+            if now - batch.created_at > STALLED:
+                message = "The server stopped while it read the file. Create the batch again."
+                self.refuse(batch.id, [{"code": "interrupted", "line": None, "message": message, "param": None}])
+            return
+        if self.counts(batch.id).open:
+            if batch.status == Stage.CANCELLING:
+                self.end_jobs(batch.id)  # a line that was handed back to the queue meanwhile
+            return
+        if batch.status == Stage.CANCELLING:
+            self._move(batch.id, (Stage.CANCELLING,), Stage.CANCELLED, cancelled_at=now)
+        elif now >= batch.expires_at and self._some_timed_out(batch.id):
+            self._move(batch.id, OPEN, Stage.EXPIRED, finalizing_at=now, expired_at=now)
+        else:
+            self._move(batch.id, OPEN, Stage.COMPLETED, finalizing_at=now, completed_at=now)
+
+    def _some_timed_out(self, group_id: str) -> bool:
+        query = sa.select(Job.id).where(Job.group_id == group_id, Job.status == State.TIMED_OUT).limit(1)
+        with self._db.read() as session:
+            return session.scalar(query) is not None
+
+    def _move(self, batch_id: str, before: Iterable[Stage], to: Stage, **values: Any) -> None:
+        with self._db.write() as session:
+            session.execute(
+                sa.update(Batch)
+                .where(Batch.id == batch_id, Batch.status.in_(list(before)))
+                .values(status=to, **values),
+                execution_options={"synchronize_session": False},
+            )

@@ -1,0 +1,149 @@
+"""OpenAI's batches: create, list, look at, cancel."""
+
+import re
+import time
+from typing import Annotated, Any
+
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
+
+from app.batches import Counts, Stage
+from app.errors import InvalidRequestError
+from app.jobs import new_id
+from app.models import Batch
+from app.web.current import Site, here
+from app.web.offload import offload
+from app.web.openai import lines
+from app.web.openai.files import ERRORS, OUTPUT, listing
+from app.web.openai.schemas import Lenient
+
+batches = APIBlueprint("openai_batches", __name__, abp_tags=[Tag(name="openai")])
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+#: The longest window, in seconds.
+MAX_WINDOW = 30 * 86_400
+
+
+class BatchBody(Lenient):
+    """POST /v1/batches."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str = Field("24h", description="A number and m, h or d; 30d at most.")
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+
+    def seconds(self) -> int:
+        """The window. Raises InvalidRequestError."""
+        found = re.fullmatch(r"(\d{1,4})([mhd])", self.completion_window)
+        seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+        if not 0 < seconds <= MAX_WINDOW:
+            raise InvalidRequestError(
+                "completion_window must be such as '24h' (m, h and d are known; 30d at most).",
+                param="completion_window",
+            )
+        return seconds
+
+
+class BatchPath(BaseModel):
+    """A batch's address."""
+
+    id: str
+
+
+class BatchesQuery(Lenient):
+    """Which batches to list, newest first."""
+
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+@batches.post("/v1/batches", summary="Run a file of requests")
+def create_batch(body: BatchBody) -> Response:
+    """Answers when every line is in the queue, or when the file was refused: then its status is `failed`."""
+    site = here()
+    if body.endpoint not in ENDPOINTS:
+        raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
+    now, seconds = time.time(), body.seconds()
+    file = site.kernel.files.get(body.input_file_id)
+    batch = Batch(
+        id=f"batch_{new_id()}",
+        tenant="",
+        endpoint=body.endpoint,
+        input_file_id=file.id,
+        completion_window=body.completion_window,
+        status=Stage.VALIDATING.value,
+        total=0,
+        metadata_=body.metadata,
+        created_at=now,
+        expires_at=now + seconds,
+    )
+    site.kernel.batches.create(batch)
+    offload(_fill, site, batch)
+    for model in site.kernel.batches.models(batch.id):
+        site.kernel.dispatcher.release(model)
+        site.kernel.dispatcher.place(model)
+    return jsonify(_current(site, batch.id))
+
+
+def _fill(site: Site, batch: Batch) -> None:
+    """Reads the file twice: nothing is run of one that has a fault. Runs in the thread pool, whole."""
+    path = site.kernel.files.path(site.kernel.files.get(batch.input_file_id))
+    errors = lines.check(path, batch.endpoint)
+    if errors:
+        site.kernel.batches.refuse(batch.id, errors)
+        return
+    site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch))
+    site.kernel.batches.open(batch.id)
+
+
+@batches.get("/v1/batches", summary="List batches")
+def list_batches(query: BatchesQuery) -> Response:
+    """Newest first."""
+    site = here()
+    page = site.kernel.batches.page(after=query.after, limit=query.limit + 1)
+    return jsonify(listing([_show(batch, site.kernel.batches.counts(batch.id)) for batch in page], query.limit))
+
+
+@batches.get("/v1/batches/<id>", summary="Show a batch")
+def show_batch(path: BatchPath) -> Response:
+    """Where it stands."""
+    return jsonify(_current(here(), path.id))
+
+
+@batches.post("/v1/batches/<id>/cancel", summary="Cancel a batch")
+def cancel_batch(path: BatchPath) -> Response:
+    """Lines that have ended keep their results."""
+    site = here()
+    site.kernel.batches.cancel(path.id)
+    return jsonify(_current(site, path.id))
+
+
+def _current(site: Site, batch_id: str) -> dict[str, Any]:
+    return _show(site.kernel.batches.get(batch_id), site.kernel.batches.counts(batch_id))
+
+
+def _show(batch: Batch, counts: Counts) -> dict[str, Any]:
+    times = ("in_progress", "expires", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
+    over = batch.status in (Stage.COMPLETED, Stage.EXPIRED, Stage.CANCELLED)
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": {"object": "list", "data": batch.errors["errors"]} if batch.errors else None,
+        "input_file_id": batch.input_file_id,
+        "completion_window": batch.completion_window,
+        "status": batch.status,
+        "output_file_id": OUTPUT + batch.id if over and counts.completed else None,
+        "error_file_id": ERRORS + batch.id if over and counts.failed else None,
+        "created_at": int(batch.created_at),
+        **{f"{name}_at": _whole(getattr(batch, f"{name}_at")) for name in times},
+        "request_counts": {"total": counts.total, "completed": counts.completed, "failed": counts.failed},
+        "metadata": batch.metadata_,
+    }
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)

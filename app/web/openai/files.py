@@ -1,0 +1,144 @@
+"""OpenAI's files: what a batch reads, and what it gave. The latter is read out of its jobs while it is sent."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from flask import Response, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
+
+from app.batches import BatchNotFoundError
+from app.errors import InvalidRequestError
+from app.files import FileNotFoundInStoreError
+from app.models import Batch, File
+from app.web.current import Site, here
+from app.web.offload import offload
+from app.web.openai import lines
+from app.web.openai.schemas import Lenient
+
+files = APIBlueprint("openai_files", __name__, abp_tags=[Tag(name="openai")])
+
+#: A batch's outputs have its own id behind these words.
+OUTPUT, ERRORS = "file-output-", "file-errors-"
+
+
+class FilePath(BaseModel):
+    """A file's address."""
+
+    id: str
+
+
+class FilesQuery(Lenient):
+    """Which files to list, newest first."""
+
+    purpose: str | None = None
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 100
+    order: Literal["asc", "desc"] = "desc"
+
+
+@files.post("/v1/files", summary="Upload a file")
+def upload_file() -> Response:
+    """A multipart form with `file`, up to 200 MB, and `purpose`, which must be `batch`."""
+    purpose, upload = request.form.get("purpose"), request.files.get("file")
+    if purpose != "batch":
+        raise InvalidRequestError("purpose must be 'batch'.", param="purpose")
+    if upload is None:
+        raise InvalidRequestError("Send the file as the part 'file' of a multipart form.", param="file")
+    # save() copies in blocks; under gevent it runs in the pool with the rest.
+    return jsonify(show(here().kernel.files.add(upload.filename or "file", purpose, upload.save)))
+
+
+@files.get("/v1/files", summary="List files")
+def list_files(query: FilesQuery) -> Response:
+    """What was uploaded."""
+    page = here().kernel.files.page(purpose=query.purpose, after=query.after, limit=query.limit + 1)
+    return jsonify(listing([show(file) for file in page], query.limit))
+
+
+@files.get("/v1/files/<id>", summary="Show a file")
+def show_file(path: FilePath) -> Response:
+    """An upload, or an output of a batch."""
+    site = here()
+    batch = _batch_of(site, path.id)
+    return jsonify(_show_output(path.id, batch) if batch is not None else show(site.kernel.files.get(path.id)))
+
+
+@files.get("/v1/files/<id>/content", summary="Download a file")
+def download_file(path: FilePath) -> Response:
+    """Its bytes."""
+    site = here()
+    batch = _batch_of(site, path.id)
+    if batch is not None:
+        body: Iterator[bytes] = _told(site, path.id, batch)
+    else:
+        body = _bytes(site, site.kernel.files.get(path.id))
+    return Response(body, mimetype="application/octet-stream")
+
+
+@files.delete("/v1/files/<id>", summary="Delete a file")
+def delete_file(path: FilePath) -> Response:
+    """Forgets an upload."""
+    here().kernel.files.remove(path.id)
+    return jsonify({"id": path.id, "object": "file", "deleted": True})
+
+
+def show(file: File) -> dict[str, Any]:
+    """As their clients parse it."""
+    return _file(file.id, file.size_bytes, file.created_at, file.filename, file.purpose)
+
+
+def listing(rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """A page; it was asked for one row more, which says whether there is another."""
+    page = rows[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(rows) > limit,
+    }
+
+
+def _file(file_id: str, size: int, created_at: float, filename: str, purpose: str) -> dict[str, Any]:
+    return {
+        "id": file_id,
+        "object": "file",
+        "bytes": size,
+        "created_at": int(created_at),
+        "filename": filename,
+        "purpose": purpose,
+        "status": "processed",
+    }
+
+
+def _batch_of(site: Site, file_id: str) -> Batch | None:
+    """The batch whose output this is."""
+    for word in (OUTPUT, ERRORS):
+        if file_id.startswith(word):
+            try:
+                return site.kernel.batches.get(file_id.removeprefix(word))
+            except BatchNotFoundError:
+                raise FileNotFoundInStoreError(file_id) from None
+    return None
+
+
+def _show_output(file_id: str, batch: Batch) -> dict[str, Any]:
+    size = sum(len(part) for part in _told(here(), file_id, batch))
+    kind = "output" if file_id.startswith(OUTPUT) else "error"
+    return _file(file_id, size, batch.created_at, f"{batch.id}_{kind}.jsonl", "batch_output")
+
+
+def _told(site: Site, file_id: str, batch: Batch) -> Iterator[bytes]:
+    well = file_id.startswith(OUTPUT)
+    tell, last = (lines.output if well else lines.problem), ""
+    while page := site.kernel.batches.lines(batch.id, succeeded=well, after=last):
+        yield b"".join(tell(detail, batch.endpoint) for detail in page)
+        last = page[-1].job.id
+
+
+def _bytes(site: Site, file: File) -> Iterator[bytes]:
+    with site.kernel.files.path(file).open("rb") as source:
+        while block := offload(source.read, 1 << 20):
+            yield block

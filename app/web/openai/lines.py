@@ -1,0 +1,161 @@
+"""A batch's lines: from its file to jobs, and from ended jobs to the two outputs that OpenAI documents."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.errors import InvalidRequestError, ModelNotDownloadedError, TokenyardError
+from app.events import Ended, Log
+from app.jobs import BATCH_PRIORITY, State
+from app.kernel import Kernel
+from app.models import Batch, Job
+from app.store import Detail
+from app.web.bodies import decode_object
+from app.web.errors import STATUSES, translating
+from app.web.openai import chat, completions
+from app.web.openai.schemas import ChatCompletionBody, CompletionBody
+from app.web.openai.shapes import failed
+from app.web.schemas import GenerateBody
+from app.web.stream import usage_of
+from app.web.submit import generation
+
+MAX_LINES = 50_000
+#: Errors of one file that are told; whoever made it sees the pattern by then.
+MAX_ERRORS = 100
+#: What a line's job keeps of it, beside the request itself.
+LINE = "batch_line"
+
+_encode = msgspec.json.Encoder().encode
+_Error = dict[str, Any]
+
+
+def check(path: Path, endpoint: str) -> list[_Error]:
+    """What is wrong with a file as a whole, by line; nothing of it is run then."""
+    errors: list[_Error] = []
+    seen: dict[str, int] = {}
+    with path.open("rb") as file:
+        count = 0
+        for count, raw in _numbered(file):
+            with _noting(errors, count):
+                line = decode_object(raw, "The line")
+                _check_line(line, endpoint)
+                first = seen.setdefault(line["custom_id"], count)
+                if first != count:
+                    raise InvalidRequestError(
+                        f"The custom_id '{line['custom_id']}' is that of line {first} too.", param="custom_id"
+                    )
+            if len(errors) >= MAX_ERRORS or count > MAX_LINES:
+                break
+    if count > MAX_LINES:
+        errors.append(_error(None, "too_many_lines", f"A batch holds {MAX_LINES} lines at most.", None))
+    if count == 0:
+        errors.append(_error(None, "empty_file", "The file has no lines.", None))
+    return errors
+
+
+@contextmanager
+def _noting(errors: list[_Error], line: int) -> Iterator[None]:
+    """Keeps a line's fault in a list, and goes on."""
+    try:
+        yield
+    except TokenyardError as error:
+        errors.append(_error(line, error.code, error.message, error.param))
+
+
+def _error(line: int | None, code: str, message: str, param: str | None) -> _Error:
+    return {"code": code, "line": line, "message": message, "param": param}
+
+
+def _numbered(file: Any) -> Iterator[tuple[int, bytes]]:
+    """Each line that is not blank, by its number in the file, from 1."""
+    return ((number, raw) for number, raw in enumerate(file, 1) if raw.strip())
+
+
+def _check_line(line: dict[str, Any], endpoint: str) -> None:
+    custom_id = line.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
+        raise InvalidRequestError("custom_id must be a text of 1 to 512 characters.", param="custom_id")
+    if line.get("method") != "POST":
+        raise InvalidRequestError("method must be POST.", param="method")
+    if line.get("url") != endpoint:
+        raise InvalidRequestError(f"url must be the batch's endpoint, {endpoint}.", param="url")
+    if not isinstance(line.get("body"), dict):
+        raise InvalidRequestError("body must be an object.", param="body")
+
+
+def jobs(kernel: Kernel, path: Path, batch: Batch) -> Iterator[Job]:
+    """A job for each line. One whose body is refused has failed already, and is told with the others."""
+    known: set[str] = set()
+    with path.open("rb") as file:
+        for _, raw in _numbered(file):
+            yield _job(kernel, decode_object(raw, "The line"), batch, known)
+
+
+def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: set[str]) -> Job:
+    try:
+        with translating():
+            body = _translated(line["body"], batch.endpoint)
+        if body.model not in known:
+            kernel.catalog.get(body.model)
+            known.add(body.model)
+    except (InvalidRequestError, ModelNotDownloadedError) as error:
+        job = generation(_refused(line["body"]), held=False, group_id=batch.id)
+        job.status, job.finished_at = State.FAILED.value, job.created_at
+        job.error_code, job.error_message = error.code, error.message
+    else:
+        job = generation(body, held=False, group_id=batch.id)
+    job.priority, job.expires_at, job.tenant = BATCH_PRIORITY, batch.expires_at, batch.tenant
+    job.request = {**job.request, LINE: line["custom_id"]}
+    return job
+
+
+def _translated(body: dict[str, Any], endpoint: str) -> GenerateBody:
+    """Raises ValidationError, ValueError."""
+    body = {**body, "stream": False}
+    body.pop("stream_options", None)
+    if endpoint == "/v1/chat/completions":
+        return ChatCompletionBody.model_validate(body).translated()
+    requests = CompletionBody.model_validate(body).translated()
+    if len(requests) > 1:
+        raise ValueError("prompt: a line has one prompt; write a line for each")
+    return requests[0]
+
+
+def _refused(body: dict[str, Any]) -> GenerateBody:
+    """What stands for a line that is no request: its model, if it named one."""
+    model = body.get("model")
+    return GenerateBody.model_construct(model=model[:200] if isinstance(model, str) else "")
+
+
+def output(detail: Detail, endpoint: str) -> bytes:
+    """The line of a job that succeeded."""
+    job, result = detail.job, detail.result
+    body: dict[str, Any] = {}
+    if result is not None:
+        ended = Ended(0, job.status, result.done_reason, usage_of(result))
+        tokens = list(Log.decode(result.log).tokens(result.text))
+        whole = chat.whole if endpoint == "/v1/chat/completions" else completions.whole_of_one
+        body = whole(job, tokens, ended)
+    return _line(job, {"status_code": 200, "request_id": job.id, "body": body}, None)
+
+
+def problem(detail: Detail, _endpoint: str) -> bytes:
+    """The line of a job that did not."""
+    job = detail.job
+    if job.status == State.TIMED_OUT:
+        message = "This request could not be executed before the completion window expired."
+        return _line(job, None, {"code": "batch_expired", "message": message})
+    if job.status == State.CANCELLED:
+        return _line(job, None, {"code": "batch_cancelled", "message": "The batch was cancelled before this request."})
+    code = job.error_code or "internal"
+    status = 404 if code == "model_not_downloaded" else STATUSES.get(code, 500)
+    body = {"error": failed(code, job.error_message or "", status)}
+    return _line(job, {"status_code": status, "request_id": job.id, "body": body}, None)
+
+
+def _line(job: Job, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:
+    shown = {"id": f"batch_req_{job.id}", "custom_id": job.request[LINE], "response": response, "error": error}
+    return bytes(_encode(shown)) + b"\n"
