@@ -119,7 +119,7 @@ class Batches:
         """One look at the index."""
         query = sa.select(Job.status, sa.func.count()).where(Job.group_id == group_id).group_by(Job.status)
         with self._db.read() as session:
-            by_state = dict(session.execute(query).tuples().all())
+            by_state = {state: count for state, count in session.execute(query)}
         total, completed = sum(by_state.values()), by_state.get(State.SUCCEEDED, 0)
         ended = sum(count for state, count in by_state.items() if state in TERMINAL)
         return Counts(total, completed, ended - completed, total - ended)

@@ -184,12 +184,13 @@ class Store:
         status: str | None = None,
         kind: str | None = None,
         model: str | None = None,
+        group: str | None = None,
         since: float | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[Detail]:
         """A page of jobs, newest first. `before` is the last id of the page before; `since` a time of creation."""
-        wanted = {Job.status: status, Job.kind: kind, Job.model: model}
+        wanted = {Job.status: status, Job.kind: kind, Job.model: model, Job.group_id: group}
         query = (
             sa.select(Job, Pull, Result)
             .outerjoin(Pull, Pull.job_id == Job.id)

@@ -13,6 +13,7 @@ from app.web import (
     chat,
     described,
     errors,
+    groups,
     health,
     jobs,
     model_routes,
@@ -51,7 +52,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     app.extensions[health.KEY] = Vitals(site)
     security.register(app, kernel.settings)
     errors.register(app)
-    for blueprint in (chat.chat, jobs.jobs, pulls.pulls, model_routes.models, health.health):
+    for blueprint in (chat.chat, jobs.jobs, groups.groups, pulls.pulls, model_routes.models, health.health):
         app.register_api(blueprint)
     openai.register(app)
     ollama.register(app)

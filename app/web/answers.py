@@ -209,6 +209,34 @@ class JobsAnswer(Answer):
     next: str | None = Field(description="The `before` of the page behind this one.")
 
 
+class GroupAccepted(Answer):
+    """Many jobs that were accepted together."""
+
+    group: str
+    count: int
+    ids: list[str] = Field(description="In the order of their lines.")
+
+
+class AcceptedAnswer(RootModel[Generation | PullJob | GroupAccepted]):
+    """A job, or many."""
+
+
+class GroupAnswer(Answer):
+    """How a group's jobs stand."""
+
+    group: str
+    total: int
+    completed: int
+    failed: int = Field(description="Those that ended in any other way.")
+    open: int
+
+
+class GroupEvent(GroupAnswer):
+    """The same, as its followers are told."""
+
+    done: bool
+
+
 class PullAnswer(Answer):
     """A download was accepted."""
 
@@ -324,7 +352,7 @@ class DiagAnswer(Answer):
 #: What every route may answer beside its success: flask-openapi3 wants 400 by its own name.
 ERRORS: dict[str | int, Any] = {400: ErrorAnswer, "4XX": ErrorAnswer, "5XX": ErrorAnswer}
 #: Named in descriptions of streams alone.
-EVENTS = (ChatEvent, JobEvent)
+EVENTS = (ChatEvent, JobEvent, GroupEvent)
 
 
 def blueprint(name: str, tag: str, description: str) -> APIBlueprint:

@@ -28,6 +28,7 @@ STATUSES = {
     "job_not_found": 404,
     "file_not_found": 404,
     "batch_not_found": 404,
+    "group_not_found": 404,
     "model_not_found": 404,
     "method_not_allowed": 405,
     "timed_out": 408,

@@ -9,11 +9,11 @@ from app.errors import InvalidRequestError
 from app.events import Progress
 from app.jobs import State
 from app.store import Detail
-from app.web import sse
-from app.web.answers import JobAnswer, JobEvent, JobsAnswer, blueprint, stream_of
+from app.web import groups, sse
+from app.web.answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, blueprint, stream_of
 from app.web.chat import frames
 from app.web.current import here
-from app.web.errors import request_id
+from app.web.errors import request_id, translating
 from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
@@ -22,11 +22,23 @@ from app.web.views import show
 jobs = blueprint("jobs", "jobs", "Everything that was accepted.")
 
 
-@jobs.post("/jobs", summary="Submit a chat without waiting", responses={202: JobAnswer})
+@jobs.post("/jobs", summary="Submit a chat without waiting", responses={202: AcceptedAnswer})
 def create_job(body: ChatBody) -> tuple[Response, int]:
-    """Accepts the job; it waits in the queue up to `expires_in` seconds."""
+    """Accepts the job; it waits in the queue up to `expires_in` seconds.
+
+    With `Content-Type: application/x-ndjson` each line of the body is such a job; all are accepted, or none, under one
+    `group` (a query parameter; else one is made). Their priority is 7 where a line says nothing else.
+    """
     job = submit_generation(here().kernel, body, held=False)
     return jsonify(show(Detail(job, None, None))), 202
+
+
+@jobs.before_request
+def _many() -> tuple[Response, int] | None:
+    if request.endpoint != "jobs.create_job" or not groups.is_many():
+        return None
+    with translating():
+        return groups.submit_many(groups.GroupQuery.model_validate(request.args.to_dict()))
 
 
 @jobs.get("/jobs", summary="List jobs", responses={200: JobsAnswer})
@@ -39,6 +51,7 @@ def list_jobs(query: JobsQuery) -> Response:
         status=query.status,
         kind=query.kind,
         model=query.model,
+        group=query.group,
         since=None if since is None else since.timestamp(),
         before=query.before,
         limit=query.limit + 1,

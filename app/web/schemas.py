@@ -152,6 +152,7 @@ class JobsQuery(Strict):
     status: State | None = None
     kind: Kind | None = None
     model: str | None = None
+    group: str | None = Field(None, description="What they were submitted together with: a group, or a batch.")
     since: datetime | None = Field(None, description="Created at or after this: ISO 8601, or seconds since the epoch.")
     before: str | None = Field(None, description="The `next` of the page before.")
     limit: Annotated[int, Field(ge=1, le=200)] = 50

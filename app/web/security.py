@@ -13,6 +13,7 @@ from app.web.errors import request_id
 
 MAX_BODY = 2 * 1024 * 1024
 MAX_FILE = 200 * 1024 * 1024
+MAX_JOBS = 64 * 1024 * 1024
 #: Many JSON objects, a line each.
 NDJSON = "application/x-ndjson"
 #: Answered without an API key: what a balancer and a client's probe ask, and the API's description, which is public
@@ -45,7 +46,7 @@ class Guard:
         # What leads nowhere is told so by the router, whatever its body.
         if request.routing_exception is None and request.method in ("POST", "PUT", "PATCH"):
             if _is_large():
-                request.max_content_length = MAX_FILE
+                request.max_content_length = MAX_FILE if request.path == "/v1/files" else MAX_JOBS
             else:
                 _check_body()
 

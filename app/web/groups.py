@@ -1,0 +1,144 @@
+"""Groups: many jobs in one request, to be listed, followed and ended together."""
+
+import time
+from collections.abc import Generator
+from typing import Annotated, Any
+
+from flask import Response, jsonify, request
+from pydantic import BaseModel, Field, ValidationError
+
+from app.errors import InvalidRequestError, NotFoundError, TokenyardError
+from app.jobs import BATCH_PRIORITY, new_id
+from app.models import Job
+from app.web import sse
+from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
+from app.web.bodies import decode_object
+from app.web.current import Site, here
+from app.web.errors import explain
+from app.web.offload import offload
+from app.web.schemas import ChatBody, Strict
+from app.web.security import NDJSON
+from app.web.submit import generation
+
+groups = blueprint("groups", "jobs", "Everything that was accepted.")
+
+MAX_LINES = 50_000
+#: How often a group's followers are told how it stands, in seconds.
+BEAT = 1.0
+
+GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class GroupQuery(Strict):
+    """The name under which many jobs are submitted; without one, one is made."""
+
+    group: GroupName | None = None
+
+
+class GroupPath(BaseModel):
+    """A group's address."""
+
+    group: GroupName
+
+
+class GroupNotFoundError(NotFoundError):
+    """No job was submitted under this name, or it is somebody else's."""
+
+    code = "group_not_found"
+
+    def __init__(self, group: str) -> None:
+        super().__init__(f"No jobs belong to a group '{group}'.", param="group")
+
+
+def is_many() -> bool:
+    """Whether the request at hand carries jobs, a line each."""
+    return request.mimetype == NDJSON
+
+
+def submit_many(query: GroupQuery) -> tuple[Response, int]:
+    """POST /jobs with `application/x-ndjson`: all lines are accepted, or none."""
+    site, group = here(), query.group or new_id()
+    # Read here, as a connection belongs to its event loop; looked at in the pool.
+    jobs = offload(_read, site, request.get_data(cache=False), group)
+    site.kernel.batches.add(jobs)
+    for model in {job.model for job in jobs}:
+        site.kernel.dispatcher.release(model)
+        site.kernel.dispatcher.place(model)
+    return jsonify({"group": group, "count": len(jobs), "ids": [job.id for job in jobs]}), 202
+
+
+def _read(site: Site, body: bytes, group: str) -> list[Job]:
+    known: set[str] = set()
+    jobs: list[Job] = []
+    for number, raw in enumerate(body.splitlines(), 1):
+        if not raw.strip():
+            continue
+        if len(jobs) >= MAX_LINES:
+            raise InvalidRequestError(f"One request holds {MAX_LINES} jobs at most; send another with the same group.")
+        jobs.append(_job(site, raw, number, group, known))
+    if not jobs:
+        raise InvalidRequestError("The body has no lines; send one JSON object a line.")
+    return jobs
+
+
+def _job(site: Site, raw: bytes, number: int, group: str, known: set[str]) -> Job:
+    try:
+        body = ChatBody.model_validate(decode_object(raw, "The line"))
+        if body.model not in known:
+            site.kernel.catalog.get(body.model)
+            known.add(body.model)
+    except ValidationError as error:
+        fault = explain(error)
+        raise InvalidRequestError(f"Line {number}: {fault.message}", param=fault.param) from error
+    except TokenyardError as error:
+        error.message = f"Line {number}: {error.message}"
+        raise
+    job = generation(body, held=False, group_id=group)
+    if "priority" not in body.model_fields_set:
+        job.priority = BATCH_PRIORITY
+    return job
+
+
+@groups.get("/groups/<group>", summary="Show a group", responses={200: GroupAnswer})
+def show_group(path: GroupPath) -> Response:
+    """How many of its jobs there are, and how they stand. `GET /jobs?group=` lists them."""
+    return jsonify(_standing(here(), path.group))
+
+
+@groups.delete("/groups/<group>", summary="Cancel a group", responses={200: GroupAnswer})
+def cancel_group(path: GroupPath) -> Response:
+    """Ends what waits, and asks what runs to end."""
+    site = here()
+    _standing(site, path.group)
+    site.kernel.batches.end_jobs(path.group)
+    return jsonify(_standing(site, path.group))
+
+
+@groups.get("/groups/<group>/stream", summary="Follow a group", responses={200: {"content": stream_of(GroupEvent)}})
+def stream_group(path: GroupPath) -> Response:
+    """Server-sent events: how it stands, when that changed; the last one has `done`."""
+    site = here()
+    _standing(site, path.group)
+    events = _events(site, path.group)
+    return sse.closing(events, events)
+
+
+def _standing(site: Site, group: str) -> dict[str, Any]:
+    counts = site.kernel.batches.counts(group)
+    if not counts.total:
+        raise GroupNotFoundError(group)
+    return {"group": group, **counts._asdict()}
+
+
+def _events(site: Site, group: str) -> Generator[str, None, None]:
+    told: dict[str, Any] = {}
+    while True:
+        now = _standing(site, group)
+        if now != told:
+            yield sse.frame(now | {"done": not now["open"]})
+            told = now
+        else:
+            yield sse.HEARTBEAT
+        if not now["open"]:
+            return
+        time.sleep(BEAT)

@@ -1,0 +1,61 @@
+"""Many jobs in one request."""
+
+import json
+from typing import Any
+
+from flask.testing import FlaskClient
+
+from app.web.current import Site
+from tests.unit.web.conftest import Worker
+
+BODY = {"model": "scripted", "messages": [{"role": "user", "content": "Hello"}]}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def lines(*bodies: Any) -> bytes:
+    return b"\n".join(json.dumps(body).encode() for body in bodies)
+
+
+def test_many_jobs_are_accepted_listed_and_ended_together(client: FlaskClient, worker: Worker) -> None:
+    accepted = client.post("/jobs?group=mine", data=lines(*[BODY] * 3, BODY | {"priority": 2}), headers=NDJSON)
+    body = accepted.get_json()
+    listed = client.get("/jobs?group=mine").get_json()["jobs"]
+
+    assert accepted.status_code == 202
+    assert (body["group"], body["count"]) == ("mine", 4)
+    assert sorted(job["id"] for job in listed) == sorted(body["ids"])
+    assert sorted(job["priority"] for job in listed) == [2, 7, 7, 7]
+
+    worker.claim(body["ids"][0])
+    cancelled = client.delete("/groups/mine").get_json()
+
+    assert cancelled == {"group": "mine", "total": 4, "completed": 0, "failed": 3, "open": 1}
+    assert client.get(f"/jobs/{body['ids'][0]}").get_json()["status"] == "running"
+
+
+def test_one_bad_line_refuses_all_and_leaves_nothing(client: FlaskClient, site: Site) -> None:
+    for bad, said in ((BODY | {"temperature": 9}, "temperature"), (BODY | {"model": "no"}, "not downloaded"), ([], "")):
+        refused = client.post("/jobs", data=lines(BODY, bad), headers=NDJSON)
+        assert refused.status_code == 400
+        message = refused.get_json()["error"]["message"]
+        assert message.startswith("Line 2: ")
+        assert said in message
+    assert client.post("/jobs", data=b"\n\n", headers=NDJSON).status_code == 400
+    assert client.post("/jobs?group=a/b", data=lines(BODY), headers=NDJSON).status_code == 400
+    assert site.kernel.store.page() == []
+    assert client.get("/groups/none").status_code == 404
+
+
+def test_a_group_is_followed_to_its_end(client: FlaskClient) -> None:
+    client.post("/jobs?group=g", data=lines(BODY, BODY), headers=NDJSON)
+    client.delete("/groups/g")
+    events = client.get("/groups/g/stream").get_data(as_text=True)
+
+    assert json.loads(events.removeprefix("data: ")) == {
+        "group": "g",
+        "total": 2,
+        "completed": 0,
+        "failed": 2,
+        "open": 0,
+        "done": True,
+    }
