@@ -13,6 +13,7 @@ Factory = Callable[[Spec, OnProgress], Engine]
 FACTORIES: dict[str, str] = {
     "scripted": "inference.scripted:ScriptedEngine",
     "llamacpp": "inference.llamacpp:LlamaCppEngine",
+    "transformers": "inference.transformersengine:TransformersEngine",
 }
 
 
@@ -21,5 +22,12 @@ def build(spec: Spec, on_progress: OnProgress) -> Engine:
     if spec.engine not in FACTORIES:
         raise LoadError("unknown_engine", f"No engine is named '{spec.engine}'. There are: {', '.join(FACTORIES)}.")
     module, _, name = FACTORIES[spec.engine].partition(":")
-    factory = cast(Factory, getattr(import_module(module), name))
+    try:
+        factory = cast(Factory, getattr(import_module(module), name))
+    except ImportError as error:
+        raise LoadError(
+            "backend_missing",
+            f"The {spec.engine} engine needs a package that is not installed here ({error.name or error}). Run "
+            "`make up` again, which installs what this machine can have.",
+        ) from None
     return factory(spec, on_progress)

@@ -88,6 +88,7 @@ class Failure(Tagged, frozen=True):
     CONTEXT_OVERFLOW: ClassVar[str] = "context_overflow"
     ENGINE_FAILED: ClassVar[str] = "engine_failed"
     INVALID_REQUEST: ClassVar[str] = "invalid_request"
+    OUT_OF_MEMORY: ClassVar[str] = "out_of_memory"
 
 
 class Likely(Wire, frozen=True):

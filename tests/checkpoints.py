@@ -18,7 +18,7 @@ LESSON = (
     "A language model streams its words, one token after the other, until somebody says that it is enough.",
     "System: You are a helpful assistant. User: What is the capital of France? Assistant: It is Paris.",
 )
-VOCABULARY = 512
+VOCABULARY = 400
 CONTEXT = 512
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -77,7 +77,9 @@ def _tokenizer(*, has_template: bool) -> Any:
 def _gpt2() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4, **SPECIAL_IDS))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4, **SPECIAL_IDS)
+    )
 
 
 def _opt() -> Any:

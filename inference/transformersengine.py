@@ -1,0 +1,222 @@
+"""Safetensors on transformers: what vLLM cannot take, and machines without it.
+
+The loop is ours, not `generate`'s: one pass of the model a step, in the thread that reads `steps`. So a cancel takes
+effect at the next token, an answer goes on from any of its tokens, and what goes wrong reaches whoever waits (behind
+`generate` an exception leaves its streamer's reader waiting for ever). See docs/decisions.
+
+With more than one slot, the requests that run take turns, a pass each: no faster, but nobody waits for a long answer.
+"""
+
+import gc
+import inspect
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from inference import transformersmemory
+from inference.detok import Vocabulary
+from inference.errors import EngineDiedError, LoadError
+from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
+from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
+from inference.sampler import NoNumbersError
+from inference.slots import WaitingRoom
+from inference.transformersanswer import Answer, Network, forward, new_cache
+from inference.transformersload import Loaded, is_out_of_memory, load_model
+from inference.transformersmemory import PROBE, Growth
+
+log = structlog.get_logger()
+
+
+class TransformersEngine:
+    """One model. Its passes run in `steps`, and nowhere else."""
+
+    def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
+        started = time.monotonic()
+        loaded = load_model(spec, on_progress)
+        folder = Path(str(spec.path))
+        tokenizer = load_tokenizer(folder)
+        self._network = _network(loaded, tokenizer)
+        weights = int(loaded.model.get_memory_footprint())
+        growth = _try_out(self._network)
+        plan = transformersmemory.plan(
+            _own_context(loaded.model), growth, transformersmemory.left(spec, loaded.device, weights), spec
+        )
+        self._prompter = Prompter(tokenizer, load_template(folder, tokenizer), plan.context)
+        self._room: WaitingRoom[Answer] = WaitingRoom(spec.slots, plan.total)
+        self._answers: dict[str, Answer] = {}
+        self._arrived: list[Answer] = []
+        self._running: list[Answer] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        on_progress(1.0)
+        self.info = Info(
+            spec.engine,
+            os.getpid(),
+            spec.slots,
+            plan.context,
+            time.monotonic() - started,
+            dtype=str(loaded.model.dtype).removeprefix("torch."),
+            quantization=loaded.quantization,
+            weights_bytes=weights,
+            cache_bytes=plan.total * growth.token + spec.slots * growth.fixed,
+        )
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises EngineDiedError when closed."""
+        with self._changed:
+            if self._closed:
+                raise EngineDiedError("The engine is closed.")
+            answer = self._answers[request.id] = Answer(request)
+            self._arrived.append(answer)
+            self._changed.notify()
+
+    def abort(self, request_id: str) -> None:
+        """End a request; the pass that it is in, if any, comes to nothing."""
+        with self._changed:
+            answer = self._answers.get(request_id)
+            if answer is not None:
+                answer.aborted = True
+                self._forget(answer)
+
+    def close(self) -> None:
+        """End `steps`, after the pass that runs."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def steps(self) -> Iterator[list[Chunk]]:
+        """Each round's chunks, until closed. Raises EngineDiedError when the device is lost."""
+        while self._wait():
+            step = [chunk for answer in self._receive() if (chunk := self._begin(answer)) is not None]
+            step += [chunk for answer in self._admitted() if (chunk := self._advance(answer)) is not None]
+            if step:
+                yield step
+
+    def _wait(self) -> bool:
+        """Wait for work. False: closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._answers)
+            return not self._closed
+
+    def _receive(self) -> list[Answer]:
+        with self._changed:
+            arrived, self._arrived = self._arrived, []
+            return arrived
+
+    def _begin(self, answer: Answer) -> Chunk | None:
+        """Render and tokenise, then queue for a slot; a chunk where that already ends it."""
+        request = answer.request
+        try:
+            answer.begin(self._prompter.prompt(request), self._network)
+        except RefusedError as error:
+            answer.prompt_tokens = error.prompt_tokens
+            return self._last(answer, error.failure)
+        except Exception:
+            log.exception("transformers.prepare_failed", request=request.id)
+            failure = Failure(Failure.ENGINE_FAILED, "The prompt could not be prepared; the worker's log says why.")
+            return self._last(answer, failure)
+        with self._changed:
+            if not answer.aborted:
+                self._room.enter(answer, priority=request.priority, cost=answer.cost)
+        return None
+
+    def _admitted(self) -> list[Answer]:
+        with self._changed:
+            self._running += self._room.admit()
+            return list(self._running)
+
+    def _advance(self, answer: Answer) -> Chunk | None:
+        """One pass for one request. What goes wrong in it ends this request and no other."""
+        if answer.aborted:
+            return None
+        try:
+            chunk = answer.advance()
+        except torch.AcceleratorError as error:
+            self.close()  # after an error of its own, a GPU computes nothing more for this process
+            raise EngineDiedError(f"The GPU failed: {error}") from error
+        except Exception as error:  # noqa: BLE001 - whatever a model's code raises
+            return self._last(answer, _failure(error, answer))
+        with self._changed:
+            if chunk is not None and chunk.finish is not None:
+                self._forget(answer)
+            return None if answer.aborted else chunk
+
+    def _last(self, answer: Answer, failure: Failure) -> Chunk | None:
+        with self._changed:
+            self._forget(answer)
+        return None if answer.aborted else answer.fail(failure)
+
+    def _forget(self, answer: Answer) -> None:
+        """Give back its slot or place, and with it its cache; under the lock."""
+        if self._answers.get(answer.request.id) is answer:  # not a later one, of the same job
+            del self._answers[answer.request.id]
+        self._room.leave(answer)
+        self._running = [other for other in self._running if other is not answer]
+        self._arrived = [other for other in self._arrived if other is not answer]
+
+
+def _network(loaded: Loaded, tokenizer: Any) -> Network:
+    model = loaded.model
+    config = model.config.get_text_config(decoder=True)
+    ends: set[int] = set()
+    for said in (model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
+        ends.update(said if isinstance(said, list) else [] if said is None else [said])
+    keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return Network(model, {"logits_to_keep": 1} if keeps else {}, frozenset(ends), Vocabulary(tokenizer, ends))
+
+
+def _try_out(network: Network) -> Growth:
+    """Two passes over a few tokens, to see that it computes, and what its cache takes. Raises LoadError."""
+    cache = new_cache(network.model)
+    try:
+        sizes = []
+        for _ in range(2):
+            forward(network.model, list(range(PROBE)), cache, network.keep)
+            sizes.append(transformersmemory.cache_size(cache))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise LoadError(
+                "out_of_memory", "The weights fit, but nothing is left to compute with. Unload other models."
+            ) from None
+        log.exception("transformers.cannot_compute")
+        raise LoadError(
+            "unsupported_model",
+            "transformers loads this model, but cannot compute with it here; the worker's log says why. With "
+            'quantized weights, try it as it is ("quantize": "no").',
+        ) from None
+    if not sizes[1]:
+        raise LoadError(
+            "unsupported_model", "This architecture keeps its state in a way of its own, which the engine cannot hold."
+        )
+    return transformersmemory.measure(sizes)
+
+
+def _own_context(model: Any) -> int | None:
+    found = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _failure(error: Exception, answer: Answer) -> Failure:
+    if is_out_of_memory(error):
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Failure(
+            Failure.OUT_OF_MEMORY,
+            f"Memory ran out over this request ({answer.cost} tokens, prompt and answer). Shorten the messages, lower "
+            "max_tokens, unload other models, or load this one in 4 bits or with a smaller context.",
+        )
+    if isinstance(error, NoNumbersError):
+        return Failure(
+            Failure.ENGINE_FAILED,
+            "The model's scores are not numbers: this precision is too small for it, or its weights are damaged. "
+            'Load it as it is ("quantize": "no") or in float32 ("fp32"), or pull it again.',
+        )
+    log.error("transformers.request_failed", request=answer.request.id, exc_info=error)
+    return Failure(Failure.ENGINE_FAILED, "transformers failed over this request; the worker's log says why.")
