@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+#: The folder of a tiny model, by its architecture.
+Checkpoints = Callable[[str], Path]
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -19,7 +22,7 @@ LESSON = (
     "System: You are a helpful assistant. User: What is the capital of France? Assistant: It is Paris.",
 )
 VOCABULARY = 400
-CONTEXT = 512
+CONTEXT = 4096
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 #: What most tiny models have in common.

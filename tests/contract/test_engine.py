@@ -7,7 +7,9 @@ from inference.catalog import build
 from inference.errors import EngineDiedError
 from inference.protocol import Emitted, Engine, Spec
 from inference.remote import RemoteEngine
+from tests.checkpoints import Checkpoints
 from tests.contract.listener import Listener, make_request
+from tests.needs import needs
 
 Load = Callable[[int], Listener]
 
@@ -20,15 +22,32 @@ def _remote(spec: Spec) -> Engine:
     return RemoteEngine.load(spec, timeout=60)
 
 
-@pytest.fixture(params=["scripted", "remote scripted", "remote llamacpp"])
+ENGINES = [
+    "scripted",
+    "remote scripted",
+    "remote llamacpp",
+    pytest.param("transformers", marks=needs("transformers", "torch")),
+]
+#: The fixture that has each engine's model.
+MODELS = {"llamacpp": "starter_gguf", "transformers": "tiny_model"}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(checkpoints: Checkpoints) -> Path:
+    """Its answers are gibberish, but loading it costs nothing, and its float32 gives the same text again."""
+    return checkpoints("qwen3")
+
+
+@pytest.fixture(params=ENGINES)
 def load(request: pytest.FixtureRequest) -> Iterator[Load]:
     """Loads an engine with so many slots, and closes it after the test."""
     kind = str(request.param)
-    path: Path | None = request.getfixturevalue("starter_gguf") if "llamacpp" in kind else None
+    engine = kind.split()[-1]
+    path: Path | None = request.getfixturevalue(MODELS[engine]) if engine in MODELS else None
     open_listeners: list[Listener] = []
 
     def load(slots: int = 2) -> Listener:
-        spec = Spec(kind.split()[-1], str(path) if path else None, slots)
+        spec = Spec(engine, str(path) if path else None, slots)
         listener = Listener(_remote(spec) if "remote" in kind else _in_process(spec))
         open_listeners.append(listener)
         return listener.__enter__()
