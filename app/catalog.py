@@ -1,16 +1,28 @@
-"""The models whose files are on this machine."""
+"""The models whose files are on this machine, and the names that lead to them."""
 
 import time
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.database import Database
-from app.errors import ModelNotDownloadedError, ModelNotFoundError
-from app.models import Model
+from app.errors import ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
+from app.jobs import State
+from app.models import Alias, Job, Model
+from app.names import download_name, resolve
 
 #: The engine for tests and load; it has no files.
 SCRIPTED = "scripted"
+
+
+class Standing(StrEnum):
+    """How it stands with a model."""
+
+    READY = "ready"  #: its files are here
+    MISSING = "missing"  #: its files are gone; they may come back, with a disk that was not mounted
+    REMOVING = "removing"  #: it is being deleted; whoever finds it so goes on with that
 
 
 class Catalog:
@@ -20,29 +32,69 @@ class Catalog:
         self._db = database
         self._scripted = scripted
 
-    def add(self, name: str, path: Path, *, format: str, size_bytes: int, source: str, quantize: str = "auto") -> None:
-        """Makes a model available, or replaces what stood under its name."""
-        row = Model(
-            name=name,
-            path=str(path),
-            format=format,
-            size_bytes=size_bytes,
-            quantize=quantize,
-            source=source,
-            created_at=time.time(),
-        )
+    def add(
+        self,
+        name: str,
+        path: Path,
+        *,
+        format: str,
+        size_bytes: int,
+        source: str,
+        quantize: str = "auto",
+        facts: dict[str, Any] | None = None,
+        repo: str | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """Makes a model available, or replaces what stood under its name; what operators bound it to stays."""
+        values = {
+            "path": str(path),
+            "format": format,
+            "size_bytes": size_bytes,
+            "source": source,
+            "quantize": quantize,
+            "facts": facts or {},
+            "repo": repo,
+            "revision": revision,
+            "state": Standing.READY,
+        }
         with self._db.write() as session:
-            session.merge(row)
+            model = session.get(Model, name)
+            if model is None:
+                model = Model(name=name, created_at=time.time())
+                session.add(model)
+            for column, value in values.items():
+                setattr(model, column, value)
+
+    def resolve(self, name: str) -> str:
+        """The model's own name that a name stands for; one that nobody knows stands for itself."""
+        with self._db.read() as session:
+            return resolve(session, name).name
+
+    def download_name(self, name: str, *, safetensors: bool = False) -> str:
+        """What a pull of a name fetches."""
+        with self._db.read() as session:
+            return download_name(session, name, safetensors=safetensors)
 
     def get(self, name: str) -> Model:
-        """Raises ModelNotDownloadedError."""
-        if self._scripted and name == SCRIPTED:
-            return _SCRIPTED_MODEL
-        with self._db.read() as session:
-            model = session.get(Model, name)
-        if model is None:
+        """A model that can be loaded, by any of its names. Raises ModelNotDownloadedError."""
+        model = self._look(name)
+        if model is None or model.state == Standing.REMOVING:
             raise ModelNotDownloadedError(name)
+        if model.state == Standing.MISSING:
+            raise ModelNotDownloadedError(name, gone=True)
         return model
+
+    def find(self, name: str) -> Model:
+        """A model in any state, by any of its names. Raises ModelNotFoundError."""
+        model = self._look(name)
+        if model is None:
+            raise ModelNotFoundError(name)
+        return model
+
+    def _look(self, name: str) -> Model | None:
+        with self._db.read() as session:
+            found = resolve(session, name).name
+            return _SCRIPTED_MODEL if self._scripted and found == SCRIPTED else session.get(Model, found)
 
     def models(self) -> list[Model]:
         """Every model, by name."""
@@ -50,14 +102,41 @@ class Catalog:
             models = list(session.scalars(sa.select(Model).order_by(Model.name)))
         return [*models, _SCRIPTED_MODEL] if self._scripted else models
 
-    def remove(self, name: str) -> Model:
-        """Forgets a model and returns what it was; its files are the caller's to delete. Raises ModelNotFoundError."""
+    def mark(self, name: str, state: Standing, *, was: Standing) -> bool:
+        """Moves a model from one state to another, unless it left the first meanwhile."""
+        change = sa.update(Model).where(Model.name == name, Model.state == was).values(state=state)
+        with self._db.write() as session:
+            return bool(session.execute(change).rowcount)  # type: ignore[attr-defined]  # a CursorResult
+
+    def begin_removal(self, name: str, *, force: bool = False) -> Model:
+        """Takes a model out of use, in one step with the look for open jobs; its files are the caller's to delete.
+
+        Raises ModelNotFoundError; ModelInUseError where a job needs it and `force` does not say that this is nothing.
+        """
+        in_use = sa.select(sa.func.count()).where(Job.model == name, Job.status.in_((State.QUEUED, State.RUNNING)))
         with self._db.write() as session:
             model = session.get(Model, name)
             if model is None:
                 raise ModelNotFoundError(name)
-            session.delete(model)
+            jobs = session.scalar(in_use) or 0
+            if jobs and not force:
+                raise ModelInUseError(name, jobs)
+            model.state = Standing.REMOVING
         return model
+
+    def forget(self, name: str) -> None:
+        """Takes a model out of the catalogue whose files are another tool's, and are gone."""
+        self._drop(name, Model.state != Standing.REMOVING)
+
+    def end_removal(self, name: str) -> None:
+        """Forgets a model whose files are deleted, and the aliases that a scan gave it."""
+        self._drop(name, Model.state == Standing.REMOVING)
+
+    def _drop(self, name: str, condition: sa.ColumnElement[bool]) -> None:
+        with self._db.write() as session:
+            gone = session.execute(sa.delete(Model).where(Model.name == name, condition))
+            if gone.rowcount:  # type: ignore[attr-defined]  # a CursorResult
+                session.execute(sa.delete(Alias).where(Alias.target == name, Alias.source == "scan"))
 
 
 _SCRIPTED_MODEL = Model(
@@ -70,4 +149,5 @@ _SCRIPTED_MODEL = Model(
     created_at=0.0,
     facts={},
     devices=[],
+    state=Standing.READY,
 )

@@ -5,8 +5,13 @@ TokenyardError
 ├── InvalidRequestError     invalid_request
 ├── NotFoundError           not_found
 │   ├── JobNotFoundError    job_not_found
-│   └── ModelNotFoundError  model_not_found
+│   ├── ModelNotFoundError  model_not_found
+│   ├── AliasNotFoundError  alias_not_found
+│   └── SessionNotFoundError session_not_found
 ├── ModelNotDownloadedError model_not_downloaded
+├── ModelInUseError         model_in_use
+├── AliasTakenError         alias_taken
+├── BadModelError           bad_model | not_a_model | unreadable
 ├── NotAllowedError         unauthorized | forbidden_origin | forbidden_host
 ├── UnavailableError        broker_unavailable | database_unavailable
 └── JobFailedError          what ended a job: its code is the error that the row keeps
@@ -63,15 +68,64 @@ class ModelNotFoundError(NotFoundError):
         super().__init__(f"No model is named '{name}'. GET /models lists the models there are.", param="model")
 
 
+class AliasNotFoundError(NotFoundError):
+    """No alias has this name."""
+
+    code = "alias_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No alias is named '{name}'. GET /aliases lists the aliases there are.", param="name")
+
+
+class SessionNotFoundError(NotFoundError):
+    """No session has this id, or it has expired."""
+
+    code = "session_not_found"
+
+    def __init__(self, ident: str) -> None:
+        super().__init__(
+            f"No session has the id '{ident}', or it has expired. A chat with this session_id begins one.", param="id"
+        )
+
+
 class ModelNotDownloadedError(TokenyardError):
     """A generation names a model that is not on this machine."""
 
     code = "model_not_downloaded"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, gone: bool = False) -> None:
+        lack = f"The files of model '{name}' are gone" if gone else f"Model '{name}' is not downloaded"
+        again = "Pull it again" if gone else "Pull it first"
+        super().__init__(f'{lack}. {again}: POST /pull {{"model": "{name}"}}', param="model")
+
+
+class ModelInUseError(TokenyardError):
+    """A model has work, so it is not removed."""
+
+    code = "model_in_use"
+
+    def __init__(self, name: str, jobs: int) -> None:
         super().__init__(
-            f'Model \'{name}\' is not downloaded. Pull it first: POST /pull {{"model": "{name}"}}', param="model"
+            f"Model '{name}' is in use: {jobs} open jobs. Wait for them or cancel them, or remove it with ?force=true.",
+            param="model",
         )
+
+
+class AliasTakenError(TokenyardError):
+    """A model has the name that an alias was to have."""
+
+    code = "alias_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"'{name}' is the name of a model here. Take another name for the alias.", param="name")
+
+
+class BadModelError(TokenyardError):
+    """A path holds no model that can be used; `code` says which kind of reason it is."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message, param="path")
+        self.code = code  # type: ignore[misc]  # each instance carries its own
 
 
 class NotAllowedError(TokenyardError):

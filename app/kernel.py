@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from celery import Celery
 
 from app.batches import Batches
+from app.aliases import Aliases
 from app.bus import Bus, connect
 from app.catalog import Catalog
 from app.database import Database
@@ -27,6 +28,7 @@ class Kernel:
     files: Files
     lives: Lives
     catalog: Catalog
+    aliases: Aliases
     bus: Bus
     registry: Registry
     dispatcher: Dispatcher
@@ -52,6 +54,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         files=Files(database, settings.data_dir / "files"),
         lives=Lives(database, store),
         catalog=Catalog(database, scripted=settings.enable_scripted_engine),
+        aliases=Aliases(database),
         bus=bus,
         registry=registry,
         dispatcher=Dispatcher(store, bus, registry, celery or sender()),

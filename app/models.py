@@ -144,10 +144,13 @@ class Model(Base):
     quantize: Mapped[str] = mapped_column(String(8), default="auto")
     source: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[float]
+    #: What app.catalog.Standing lists: whether its files are here.
+    state: Mapped[str] = mapped_column(String(16), default="ready", server_default="ready")
     #: Where it was pulled from; None where it was not.
     repo: Mapped[str | None] = mapped_column(String(200))
     revision: Mapped[str | None] = mapped_column(String(200))
-    #: What its own files say of it: architecture, parameters, context, dtype, template, licence.
+    #: What its own files say of it, as inference.about.Facts has it. `fetched`: the files of the hub's cache that we
+    #: downloaded for it, relative to that cache; nothing else of the cache is ours to delete.
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     #: The devices that operators bound it to; empty: any.
     devices: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
@@ -163,6 +166,8 @@ class Alias(Base):
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     target: Mapped[str] = mapped_column(String(200))
     created_at: Mapped[float]
+    #: `user`, or `scan`: such a one goes with the model that it was found with.
+    source: Mapped[str] = mapped_column(String(16), default="user", server_default="user")
 
 
 class ChatSession(Base):

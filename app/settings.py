@@ -5,6 +5,7 @@ Each one is documented in docs/settings.md, and a test holds the two together.
 
 import functools
 import ipaddress
+import os
 import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -51,10 +52,19 @@ class Settings(BaseSettings):
     enable_scripted_engine: bool = False
 
     hf_home: Path | None = None
+    hf_hub_cache: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
     hf_token: SecretStr | None = None
     max_concurrent_pulls: Annotated[int, Field(ge=1, le=32)] = 2
     starter_gguf: Path | None = None
+
+    scan_models: bool = True
+    models_extra_scan_dirs: Annotated[tuple[str, ...], NoDecode] = ()
+    ollama_models: Path | None = None
+    lmstudio_models: Path | None = None
+
+    session_ttl: Annotated[float, Field(gt=0)] = 3600.0
+    session_turns: Annotated[int, Field(ge=1, le=1000)] = 20
 
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     renew_seconds: Annotated[float, Field(gt=0)] = 5.0
@@ -64,7 +74,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["readable", "json"] = "readable"
 
-    @field_validator("cors_origins", "allowed_hosts", "preload_models", "devices", mode="before")
+    @field_validator(
+        "cors_origins", "allowed_hosts", "preload_models", "devices", "models_extra_scan_dirs", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -97,6 +109,12 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """Where models that we made or imported live."""
         return self.data_dir / "models"
+
+    @property
+    def hub_cache(self) -> Path:
+        """Where Hugging Face's tools on this machine keep what they download, ours included."""
+        home = self.hf_home or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+        return (self.hf_hub_cache or home / "hub").expanduser().absolute()
 
     @property
     def lock_dir(self) -> Path:

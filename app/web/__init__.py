@@ -8,6 +8,7 @@ from flask_openapi3.openapi import OpenAPI
 from app.kernel import Kernel
 from app.settings import Settings, load
 from app.web import (
+    aliases,
     answers,
     bodies,
     chat,
@@ -16,6 +17,7 @@ from app.web import (
     groups,
     health,
     jobs,
+    library,
     model_routes,
     ollama,
     openai,
@@ -52,7 +54,8 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     app.extensions[health.KEY] = Vitals(site)
     security.register(app, kernel.settings)
     errors.register(app)
-    for blueprint in (chat.chat, jobs.jobs, groups.groups, pulls.pulls, model_routes.models, health.health):
+    models = (pulls.pulls, model_routes.models, library.library, aliases.aliases)
+    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, health.health):
         app.register_api(blueprint)
     openai.register(app)
     ollama.register(app)

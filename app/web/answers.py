@@ -263,14 +263,6 @@ class ModelsAnswer(Answer):
     models: list[ModelEntry]
 
 
-class RemovedAnswer(Answer):
-    """A model was forgotten."""
-
-    status: Literal["removed"]
-    model: str
-    files_deleted: bool
-
-
 class HeldModel(Answer):
     """A model in a worker's memory."""
 

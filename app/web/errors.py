@@ -21,6 +21,8 @@ STATUSES = {
     "invalid_request": 400,
     "model_not_downloaded": 400,
     "context_overflow": 400,
+    "not_a_model": 400,
+    "unreadable": 400,
     "unauthorized": 401,
     "forbidden_host": 403,
     "forbidden_origin": 403,
@@ -30,10 +32,13 @@ STATUSES = {
     "batch_not_found": 404,
     "group_not_found": 404,
     "model_not_found": 404,
+    "alias_not_found": 404,
+    "session_not_found": 404,
     "method_not_allowed": 405,
     "timed_out": 408,
     "cancelled": 409,
     "model_in_use": 409,
+    "alias_taken": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
     "broker_unavailable": 503,
@@ -53,12 +58,6 @@ _REMEDIES = {
     413: "The body is larger than this server takes.",
     415: "Send the body as JSON, with the header 'Content-Type: application/json'.",
 }
-
-
-class ModelInUseError(TokenyardError):
-    """A model has open jobs, so it cannot be removed."""
-
-    code = "model_in_use"
 
 
 def request_id() -> str:

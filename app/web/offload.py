@@ -72,5 +72,6 @@ def open_offloaded(settings: Settings) -> Kernel:
         batches=cast(Any, Offloaded(kernel.batches)),
         files=cast(Any, Offloaded(kernel.files)),
         catalog=cast(Any, Offloaded(kernel.catalog)),
+        aliases=cast(Any, Offloaded(kernel.aliases)),
         dispatcher=Dispatcher(store, kernel.bus, kernel.registry, celery),
     )

@@ -14,7 +14,7 @@ PULL_TIMEOUT = 86_400
 
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
     """Commits a generation. Raises ModelNotDownloadedError, UnavailableError."""
-    kernel.catalog.get(body.model)
+    body.model = kernel.catalog.get(body.model).name
     job = generation(body, held=held)
     kernel.dispatcher.submit(job)
     _note(job)
@@ -22,7 +22,7 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
 
 
 def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -> Job:
-    """The row of a generation that nobody has accepted yet."""
+    """The row of a generation that nobody has accepted yet; its body has the model's own name."""
     now = time.time()
     return Job(
         id=new_id(),
@@ -44,11 +44,12 @@ def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -
 
 def submit_pull(kernel: Kernel, body: PullBody) -> Job:
     """Commits a download. Raises UnavailableError."""
+    name = kernel.catalog.download_name(body.model)
     now = time.time()
     job = Job(
         id=new_id(),
         kind=Kind.PULL.value,
-        model=body.model,
+        model=name,
         status=State.QUEUED.value,
         priority=DEFAULT_PRIORITY,
         tenant="",
@@ -58,7 +59,7 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
         created_at=now,
         attempt=0,
         losses=0,
-        request={"model": body.model, "revision": None, "quantize": body.quantize, "init": body.init},
+        request={"model": name, "revision": None, "quantize": body.quantize, "init": body.init},
     )
     kernel.dispatcher.submit(job, Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0))
     _note(job)

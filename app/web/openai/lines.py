@@ -88,19 +88,19 @@ def _check_line(line: dict[str, Any], endpoint: str) -> None:
 
 def jobs(kernel: Kernel, path: Path, batch: Batch) -> Iterator[Job]:
     """A job for each line. One whose body is refused has failed already, and is told with the others."""
-    known: set[str] = set()
+    known: dict[str, str] = {}
     with path.open("rb") as file:
         for _, raw in _numbered(file):
             yield _job(kernel, decode_object(raw, "The line"), batch, known)
 
 
-def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: set[str]) -> Job:
+def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, str]) -> Job:
     try:
         with translating():
             body = _translated(line["body"], batch.endpoint)
         if body.model not in known:
-            kernel.catalog.get(body.model)
-            known.add(body.model)
+            known[body.model] = kernel.catalog.get(body.model).name
+        body.model = known[body.model]
     except (InvalidRequestError, ModelNotDownloadedError) as error:
         job = generation(_refused(line["body"]), held=False, group_id=batch.id)
         job.status, job.finished_at = State.FAILED.value, job.created_at

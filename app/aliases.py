@@ -1,0 +1,73 @@
+"""Aliases: further names for models, which people give them."""
+
+import time
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from app.database import Database
+from app.errors import AliasNotFoundError, AliasTakenError, InvalidRequestError
+from app.models import Alias, Model
+from app.names import check_name, resolve
+
+
+class Named(NamedTuple):
+    """An alias, and whether the model that it stands for is on this machine."""
+
+    name: str
+    model: str
+    here: bool
+
+
+class Aliases:
+    """One step from a name to a model's own: an alias of an alias is stored as what it ends at, so there are no cycles.
+
+    A model may not be here yet: then its alias is a short name to pull it by.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def all(self) -> list[Named]:
+        """Every alias, by name."""
+        query = (
+            sa.select(Alias.name, Alias.target, Model.name.is_not(None))
+            .outerjoin(Model, Model.name == Alias.target)
+            .order_by(Alias.name)
+        )
+        with self._db.read() as session:
+            return [Named(name, target, bool(here)) for name, target, here in session.execute(query)]
+
+    def get(self, name: str) -> Named:
+        """Raises AliasNotFoundError."""
+        found = next((alias for alias in self.all() if alias.name == name), None)
+        if found is None:
+            raise AliasNotFoundError(name)
+        return found
+
+    def put(self, name: str, model: str) -> Named:
+        """Makes a name stand for a model, from now on. Raises InvalidRequestError, AliasTakenError."""
+        check_name(name)
+        with self._db.write() as session:
+            if session.get(Model, name) is not None:
+                raise AliasTakenError(name)
+            meaning = resolve(session, model)
+            if meaning.name == name:
+                raise InvalidRequestError(f"'{name}' would stand for itself. Name another model.", param="model")
+            session.merge(Alias(name=name, target=meaning.name, created_at=time.time(), source="user"))
+            # Whatever stood for this name stands for what it stands for now: one step, whichever came first.
+            session.execute(sa.update(Alias).where(Alias.target == name).values(target=meaning.name))
+        return Named(name, meaning.name, meaning.known)
+
+    def remove(self, name: str) -> None:
+        """Forgets an alias; the model stays. Raises AliasNotFoundError."""
+        with self._db.write() as session:
+            if not session.execute(sa.delete(Alias).where(Alias.name == name)).rowcount:  # type: ignore[attr-defined]
+                raise AliasNotFoundError(name)
+
+    def of_models(self) -> dict[str, list[str]]:
+        """Each model's aliases."""
+        found: dict[str, list[str]] = {}
+        for alias in self.all():
+            found.setdefault(alias.model, []).append(alias.name)
+        return found

@@ -1,0 +1,104 @@
+"""Files of models on disk: whether they are all there, which of them are ours, and how ours are deleted.
+
+Ours are the folders under DATA_DIR/models, and of Hugging Face's cache the files that a pull of ours fetched: it keeps
+their names in the model's facts, as `fetched`, relative to the cache. What others put there stays.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from app.models import Model
+from app.settings import Settings
+
+WEIGHTS = (".safetensors", ".gguf")
+
+
+def folder_of(settings: Settings, name: str) -> Path:
+    """Where a model of this name is kept when its files become ours. A slash would nest models in each other."""
+    return settings.models_dir / quote(name, safe=":@+ ")
+
+
+def name_of(folder: Path) -> str:
+    """The name that `folder_of` was given."""
+    return unquote(folder.name)
+
+
+def is_here(model: Model) -> bool:
+    """Whether every file of weights that the model had when it was added is still there."""
+    weights = [file for file in files_of(model) if file.name.endswith(WEIGHTS)]
+    return not model.path or (Path(model.path).exists() and all(file.exists() for file in weights))
+
+
+def files_of(model: Model) -> list[Path]:
+    """The files of a model, as they were when it was added."""
+    path = Path(model.path)
+    base = path if model.format == "safetensors" else path.parent
+    return [base / file["name"] for file in model.facts.get("files", [])] or [path]
+
+
+def delete_files(model: Model, others: Iterable[Model], settings: Settings) -> bool:
+    """Deletes what is ours of a model's files and no other model's; tells whether that was anything."""
+    others = [other for other in others if other.path and other.name != model.name]
+    kept = {Path(other.path) for other in others}
+    deleted = _delete_own(Path(model.path), kept, settings.models_dir) if model.path else False
+    return _delete_fetched(model, others, settings.hub_cache) or deleted
+
+
+def _delete_own(path: Path, kept: set[Path], root: Path) -> bool:
+    path = Path(os.path.abspath(path))  # as it is written: a link that leads here stays somebody else's
+    if root not in path.parents:
+        return False
+    whole = root / path.relative_to(root).parts[0]
+    shared = any(whole == other or whole in other.parents for other in kept)
+    _delete(path if shared else whole)
+    return True
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):  # somebody else is at it too, and gets it done
+            shutil.rmtree(path)
+
+
+def _delete_fetched(model: Model, others: Iterable[Model], cache: Path) -> bool:
+    """Files of the hub's cache that we fetched: blobs, and where links cannot be, the files of a snapshot."""
+    in_use = {os.path.realpath(file) for other in others for file in files_of(other)}
+    repositories = set()
+    for name in model.facts.get("fetched", []):
+        path = Path(os.path.abspath(cache / name))
+        if cache in path.parents and os.path.realpath(path) not in in_use:
+            path.unlink(missing_ok=True)
+            repositories.add(cache / path.relative_to(cache).parts[0])
+    for repository in repositories:
+        _tidy(repository)
+    return bool(repositories)
+
+
+def _tidy(repository: Path) -> None:
+    """Removes the links of a repository that lead nowhere any more, and then what is empty."""
+    for folder, _, names in os.walk(repository, topdown=False):
+        place = Path(folder)
+        for name in names:
+            if (place / name).is_symlink() and not (place / name).exists():
+                (place / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: somebody else's files are in it
+            place.rmdir()
+    _forget_references(repository)
+
+
+def _forget_references(repository: Path) -> None:
+    """A branch whose snapshot is gone would make the hub's client believe that it is there."""
+    if not repository.is_dir():
+        return
+    for reference in [path for path in (repository / "refs").rglob("*") if path.is_file()]:
+        if not (repository / "snapshots" / reference.read_text().strip()).is_dir():
+            reference.unlink(missing_ok=True)
+    for place in (repository / "refs", repository):
+        with contextlib.suppress(OSError):
+            place.rmdir()

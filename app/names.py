@@ -1,0 +1,99 @@
+"""Names of models: which are allowed, and what one that somebody typed stands for.
+
+A name is a model's own, or an alias, or one of the suggested short names. Capitals matter only where they tell two
+models apart: the hub and Ollama find `qwen/qwen3-8b` too. Ollama's tag `latest` means the name without it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from app.errors import InvalidRequestError
+from app.models import Alias, Model
+from app.suggested import Suggestion, by_name
+
+LATEST = ":latest"
+#: Last words of addresses under /models/<name>, and whole ones beside it.
+RESERVED_LAST = frozenset({"load", "unload", "reload", "devices"})
+RESERVED = frozenset({"suggested", "scan", "import"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class Meaning(NamedTuple):
+    """What a name stands for: the model's own name, and whether a model of that name is known here."""
+
+    name: str
+    known: bool
+
+
+def check_name(name: str) -> str:
+    """A name that a new model or alias may have. Raises InvalidRequestError."""
+    parts = name.split("/")
+    if _CONTROL.search(name) or name != name.strip() or any(part in ("", ".", "..") for part in parts):
+        raise InvalidRequestError(f"'{name}' is no name for a model: name/… parts must hold something.", param="name")
+    if len(name) > 200:
+        raise InvalidRequestError("A model's name has at most 200 characters.", param="name")
+    if parts[-1].lower() in RESERVED_LAST or name.lower() in RESERVED:
+        raise InvalidRequestError(f"'{name}' is reserved: its last word is part of addresses here.", param="name")
+    return name
+
+
+def resolve(session: Session, name: str) -> Meaning:
+    """What a name stands for; one that nobody knows stands for itself, as it may be pulled."""
+    for spelling in _spellings(name):
+        if session.get(Model, spelling) is not None:
+            return Meaning(spelling, True)
+        alias = session.get(Alias, spelling)
+        if alias is not None:
+            return _meaning(session, alias.target)
+    return _regardless_of_case(session, name) or _suggested(session, name) or Meaning(name, False)
+
+
+def download_name(session: Session, name: str, *, safetensors: bool) -> str:
+    """What a pull of a name fetches: a repository of the hub, in the form that suits this machine where both exist."""
+    for spelling in _spellings(name):
+        alias = session.get(Alias, spelling)
+        if alias is not None and alias.source == "user":
+            return alias.target
+        model = session.get(Model, spelling)
+        if model is not None and model.source == "pull":
+            return model.name
+    entry = _suggestion(name)
+    if entry is None:
+        return name
+    return entry.safetensors if safetensors else entry.gguf
+
+
+def _spellings(name: str) -> Iterator[str]:
+    yield name
+    if name.endswith(LATEST):
+        yield name.removesuffix(LATEST)
+
+
+def _meaning(session: Session, name: str) -> Meaning:
+    return Meaning(name, session.get(Model, name) is not None)
+
+
+def _regardless_of_case(session: Session, name: str) -> Meaning | None:
+    for spelling in _spellings(name):
+        for name_column, meaning in ((Model.name, Model.name), (Alias.name, Alias.target)):
+            alike = sa.select(meaning).where(sa.func.lower(name_column) == spelling.lower()).order_by(name_column)
+            found = session.scalars(alike.limit(1)).first()
+            if found is not None:
+                return _meaning(session, found)
+    return None
+
+
+def _suggestion(name: str) -> Suggestion | None:
+    return next((by_name()[s] for s in map(str.lower, _spellings(name)) if s in by_name()), None)
+
+
+def _suggested(session: Session, name: str) -> Meaning | None:
+    entry = _suggestion(name)
+    if entry is None:
+        return None
+    here = (target for target in entry.targets if session.get(Model, target) is not None)
+    return _meaning(session, next(here, entry.gguf))

@@ -1,0 +1,48 @@
+"""Aliases: further names for models, usable wherever a model is named."""
+
+from typing import Any
+
+from flask import Response, jsonify
+
+from app.aliases import Named
+from app.web.answers import blueprint
+from app.web.current import here
+from app.web.library_answers import AliasAnswer, AliasesAnswer, AliasRemovedAnswer
+from app.web.schemas import ModelName, ModelPath, Strict
+
+aliases = blueprint("aliases", "models", "What this machine can run.")
+
+
+class AliasBody(Strict):
+    """What an alias is to stand for."""
+
+    model: ModelName
+
+
+@aliases.get("/aliases", summary="List aliases", responses={200: AliasesAnswer})
+def list_aliases() -> Response:
+    """Those that people gave, and those that a scan found; GET /models/suggested has the shipped ones."""
+    return jsonify({"aliases": [_show(alias) for alias in here().kernel.aliases.all()]})
+
+
+@aliases.get("/aliases/<path:name>", summary="Show an alias", responses={200: AliasAnswer})
+def show_alias(path: ModelPath) -> Response:
+    """The model that it stands for."""
+    return jsonify(_show(here().kernel.aliases.get(path.name)))
+
+
+@aliases.put("/aliases/<path:name>", summary="Name a model", responses={200: AliasAnswer})
+def put_alias(path: ModelPath, body: AliasBody) -> Response:
+    """From now on the name stands for the model, which may still be to pull. Jobs in the queue keep theirs."""
+    return jsonify(_show(here().kernel.aliases.put(path.name, body.model)))
+
+
+@aliases.delete("/aliases/<path:name>", summary="Forget an alias", responses={200: AliasRemovedAnswer})
+def remove_alias(path: ModelPath) -> Response:
+    """The model stays."""
+    here().kernel.aliases.remove(path.name)
+    return jsonify({"status": "removed", "alias": path.name})
+
+
+def _show(alias: Named) -> dict[str, Any]:
+    return {"alias": alias.name, "model": alias.model, "downloaded": alias.here}

@@ -1,0 +1,127 @@
+"""One model: what is known of it, and how it goes. And what would be worth having here."""
+
+from typing import Any
+
+import psutil
+from flask import Response, jsonify
+from pydantic import Field
+
+from app.disk import delete_files
+from app.errors import Failure, InvalidRequestError, UnavailableError
+from app.fit import verdict
+from app.jobs import State
+from app.kernel import Kernel
+from app.models import Model
+from app.registry import Card
+from app.suggested import Suggestion, suggestions
+from app.web.answers import blueprint
+from app.web.current import here
+from app.web.library_answers import ModelAnswer, RemovedAnswer, SuggestedAnswer
+from app.web.offload import offload
+from app.web.schemas import ModelPath, Strict
+from app.web.views import iso
+
+library = blueprint("library", "models", "What this machine can run.")
+
+_OF_FILES = ("architecture", "family", "task", "parameters", "context", "dtype", "quantization", "template", "licence")
+
+
+class RemoveQuery(Strict):
+    """How sure the caller is."""
+
+    force: bool = Field(False, description="Ends the model's open jobs, and unloads it, first.")
+
+
+@library.get("/models/suggested", summary="Suggest models", responses={200: SuggestedAnswer})
+def suggest_models() -> Response:
+    """Current models under their short names: which fit this machine, and which are here already."""
+    kernel = here().kernel
+    memory = _memory(_cards(kernel))
+    here_now = {model.name for model in kernel.catalog.models()}
+    return jsonify({"models": [_suggestion(entry, memory, here_now) for entry in suggestions()]})
+
+
+@library.get("/models/<path:name>", summary="Show a model", responses={200: ModelAnswer})
+def show_model(path: ModelPath) -> Response:
+    """What its own files say of it, and whether it fits this machine."""
+    kernel = here().kernel
+    model = kernel.catalog.find(path.name)
+    cards = _cards(kernel)
+    facts = model.facts
+    held = [(card, holding) for card in cards for holding in card.holdings if holding.model == model.name]
+    shown: dict[str, Any] = {
+        "model": model.name,
+        "aliases": kernel.aliases.of_models().get(model.name, []),
+        "state": model.state,
+        "format": model.format,
+        **{key: facts.get(key) for key in _OF_FILES},
+        "size_bytes": model.size_bytes,
+        "files": facts.get("files", []),
+        "kv_bytes_per_token": facts.get("kv_bytes"),
+        "source": model.source,
+        "repository": model.repo,
+        "revision": model.revision,
+        "local_path": model.path,
+        "created_at": iso(model.created_at),
+        "quantize": model.quantize,
+        "devices": model.devices,
+        "loaded": bool(held),
+        "backend": held[0][1].backend if held else None,
+        "workers": [card.node for card, _ in held],
+        **verdict(model.size_bytes, _memory(cards), can_shrink=_can_shrink(model)),
+    }
+    return jsonify(shown)
+
+
+@library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
+def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
+    """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
+    kernel = here().kernel
+    model = kernel.catalog.find(path.name)
+    if not model.path:
+        raise InvalidRequestError(f"Model '{model.name}' is built in; there is nothing to remove.", param="model")
+    kernel.catalog.begin_removal(model.name, force=query.force)
+    if query.force:
+        _end_jobs(kernel, model.name)
+    # From here on a crash loses nothing: the keeper goes on with what it finds half removed.
+    deleted = offload(delete_files, model, kernel.catalog.models(), kernel.settings)
+    kernel.catalog.end_removal(model.name)
+    return jsonify({"status": "removed", "model": model.name, "files_deleted": deleted})
+
+
+def _end_jobs(kernel: Kernel, name: str) -> None:
+    failure = Failure("model_removed", f"Model '{name}' was removed.")
+    kernel.dispatcher.close_streams(kernel.store.fail_waiting(name, failure))
+    for detail in kernel.store.page(model=name, status=State.RUNNING, limit=1000):
+        kernel.dispatcher.end(detail.job.id, State.CANCELLED)
+
+
+def _cards(kernel: Kernel) -> tuple[Card, ...]:
+    try:
+        return kernel.registry.workers()
+    except UnavailableError:
+        return ()
+
+
+def _memory(_cards: tuple[Card, ...]) -> int:
+    """The most that one model may take, in bytes."""
+    return int(psutil.virtual_memory().total)
+
+
+def _can_shrink(model: Model) -> bool:
+    return model.format == "safetensors" and not model.facts.get("quantization")
+
+
+def _suggestion(entry: Suggestion, memory: int, here_now: set[str]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "also": list(entry.also),
+        "parameters": entry.parameters,
+        "downloaded": [target for target in entry.targets if target in here_now],
+        "gguf": {"model": entry.gguf, "size_bytes": entry.gguf_bytes, **verdict(entry.gguf_bytes, memory)},
+        "safetensors": {
+            "model": entry.safetensors,
+            "size_bytes": entry.safetensors_bytes,
+            **verdict(entry.safetensors_bytes, memory, can_shrink=True),
+        },
+    }

@@ -1,0 +1,109 @@
+"""Answers about one model, its names, and what would be worth having here, as the API's description shows them."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from app.catalog import Standing
+from app.web.answers import Answer
+
+
+class FitAnswer(Answer):
+    """Whether a model fits the largest device here; an estimate from the size of its files."""
+
+    fits: bool
+    needs_bytes: int
+    memory_bytes: int
+    fits_in_4_bits: bool = Field(False, description="Shown where the weights can be quantized while they are loaded.")
+
+
+class ModelFile(Answer):
+    """A file of a model."""
+
+    name: str
+    size_bytes: int
+
+
+class ModelAnswer(FitAnswer):
+    """A model, as its own files and its row tell; null is what they do not tell."""
+
+    model: str
+    aliases: list[str]
+    state: Standing
+    format: str
+    architecture: str | None
+    family: str | None
+    task: Literal["generate", "embed"] | None
+    parameters: int | None
+    context: int | None
+    dtype: str | None
+    quantization: str | None
+    template: str | None
+    licence: str | None
+    size_bytes: int
+    files: list[ModelFile]
+    kv_bytes_per_token: int | None
+    source: str
+    repository: str | None
+    revision: str | None
+    local_path: str
+    created_at: datetime
+    quantize: str
+    devices: list[str]
+    loaded: bool
+    backend: str | None
+    workers: list[str]
+
+
+class RemovedAnswer(Answer):
+    """A model was forgotten."""
+
+    status: Literal["removed"]
+    model: str
+    files_deleted: bool
+
+
+class SuggestedForm(FitAnswer):
+    """One form of a suggested model."""
+
+    model: str
+    size_bytes: int
+
+
+class Suggested(Answer):
+    """A model that is worth having."""
+
+    name: str
+    also: list[str]
+    parameters: int
+    downloaded: list[str] = Field(description="The forms that are here already.")
+    gguf: SuggestedForm
+    safetensors: SuggestedForm
+
+
+class SuggestedAnswer(Answer):
+    """Current models under their short names."""
+
+    models: list[Suggested]
+
+
+class AliasAnswer(Answer):
+    """A further name of a model."""
+
+    alias: str
+    model: str
+    downloaded: bool
+
+
+class AliasesAnswer(Answer):
+    """Every alias."""
+
+    aliases: list[AliasAnswer]
+
+
+class AliasRemovedAnswer(Answer):
+    """An alias was forgotten."""
+
+    status: Literal["removed"]
+    alias: str
