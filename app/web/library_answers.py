@@ -5,7 +5,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.catalog import Standing
 from app.web.answers import Answer
 
 
@@ -30,7 +29,7 @@ class ModelAnswer(FitAnswer):
 
     model: str
     aliases: list[str]
-    state: Standing
+    state: Literal["ready", "missing", "removing"]
     format: str
     architecture: str | None
     family: str | None
