@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from celery import Celery
 
-from app.batches import Batches
 from app.aliases import Aliases
+from app.batches import Batches
 from app.bus import Bus, connect
 from app.catalog import Catalog
 from app.database import Database
