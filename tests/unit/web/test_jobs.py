@@ -166,12 +166,6 @@ def test_only_files_of_ours_are_deleted_with_a_model(client: FlaskClient, kernel
     assert client.delete("/models/b").status_code == 404
 
 
-def test_a_model_with_open_jobs_stays(client: FlaskClient, kernel: Kernel) -> None:
-    submitted(kernel)
-    response = client.delete("/models/scripted")
-    assert (response.status_code, response.get_json()["error"]["code"]) == (409, "model_in_use")
-
-
 def test_a_detached_chat_outlives_its_request(client: FlaskClient, kernel: Kernel, worker: Worker) -> None:
     with meanwhile(lambda: worker.answer(worker.next_job())):
         response = client.post("/chat", json=BODY | {"detach": True, "expires_in": 60})
