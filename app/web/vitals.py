@@ -12,6 +12,8 @@ from app.web.current import Site
 
 #: How old an answer may be, in seconds.
 FRESH = 1.0
+#: How old it may be while somebody asks anew: a broker that hangs must not look healthy for as long as asking takes.
+STALE = 3.0
 
 Depths = list[tuple[str, str, str, int]]
 
@@ -22,14 +24,15 @@ class Vitals:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._lock = threading.Lock()
-        self._asked_at = -FRESH
+        self._asked_at = -STALE
         self._facts: dict[str, Any] = {}
 
     def facts(self) -> dict[str, Any]:
-        """All fields of /health, at most FRESH seconds old; while somebody asks anew, the others get the last ones."""
-        if time.monotonic() - self._asked_at < FRESH:
+        """All fields of /health. Whoever finds them too old asks; the others get the last ones, or wait for the new."""
+        age = time.monotonic() - self._asked_at
+        if age < FRESH:
             return self._facts
-        if self._lock.acquire(blocking=not self._facts):
+        if self._lock.acquire(blocking=age >= STALE):
             try:
                 if time.monotonic() - self._asked_at >= FRESH:
                     self._facts = self._ask()

@@ -1,13 +1,18 @@
 """Health, the front door, errors, and who may ask."""
 
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.errors import UnavailableError
 from app.kernel import Kernel
-from app.web import create_app
+from app.web import create_app, health, vitals
 
 from .conftest import Broker, Worker, kernel_of, settings_of
 from .test_chat import BODY
@@ -36,6 +41,37 @@ def test_health_has_its_fields(client: FlaskClient, worker: Worker) -> None:
     assert body["queues"] == {"scripted": {"queued": 1, "running": 0}}
     assert client.get("/health/ready").get_json()["status"] == "ready"
     assert client.get("/status").get_json()["workers"][0]["node"] == "cpu.0@test"
+
+
+def test_health_asks_the_others_once_a_second_however_often_it_is_asked(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    depths = kernel.store.depths
+    monkeypatch.setattr(kernel.store, "depths", lambda: asked.append(time.monotonic()) or depths())
+    for _ in range(200):
+        assert client.get("/health").status_code == 200
+    assert len(asked) >= 1
+    assert all(later - earlier >= vitals.FRESH for earlier, later in itertools.pairwise(asked))
+
+
+def test_a_broker_that_hangs_is_not_told_healthy_from_memory(
+    app: Flask, worker: Worker, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.announce()
+    assert app.test_client().get("/health/ready").status_code == 200
+    hanging = threading.Event()
+
+    def hang() -> None:
+        hanging.wait(20)
+        raise UnavailableError("broker_unavailable", "gone")
+
+    monkeypatch.setattr(kernel.bus, "ping", hang)
+    app.extensions[health.KEY]._asked_at -= vitals.STALE
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(lambda: app.test_client().get("/health/ready").status_code) for _ in range(2)]
+        hanging.set()
+        assert [answer.result(20) for answer in answers] == [503, 503]
 
 
 def test_without_the_broker_the_site_says_so_and_comes_back(own_broker: Broker, tmp_path: Path) -> None:
