@@ -13,6 +13,7 @@ from app.dispatch import Dispatcher
 from app.files import Files
 from app.lives import Lives
 from app.registry import Registry
+from app.sessions import Sessions
 from app.settings import Settings
 from app.store import Store
 
@@ -29,6 +30,7 @@ class Kernel:
     lives: Lives
     catalog: Catalog
     aliases: Aliases
+    sessions: Sessions
     bus: Bus
     registry: Registry
     dispatcher: Dispatcher
@@ -55,6 +57,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         lives=Lives(database, store),
         catalog=Catalog(database, scripted=settings.enable_scripted_engine),
         aliases=Aliases(database),
+        sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns),
         bus=bus,
         registry=registry,
         dispatcher=Dispatcher(store, bus, registry, celery or sender()),

@@ -15,6 +15,7 @@ from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.models import Job, Life, Pull, Result
 from app.release import pick
+from app.sessions import remember
 
 
 class Hint(NamedTuple):
@@ -113,6 +114,7 @@ class Store:
             done = _updated(session, _owned(outcome.id, outcome.attempt).values(values))
             if done and result is not None:
                 session.add(result)
+                remember(session, outcome.id, outcome.state, result.text)
             return done
 
     def _change(self, job_id: str, attempt: int, values: dict[str, Any]) -> bool:

@@ -61,3 +61,4 @@ def sweep(kernel: Kernel, watch: Watch) -> None:
     kernel.dispatcher.catch_up()
     kernel.batches.advance()
     kernel.files.sweep()
+    kernel.sessions.prune()

@@ -23,6 +23,7 @@ from app.web import (
     openai,
     pulls,
     security,
+    sessions,
     ws,
 )
 from app.web.current import KEY, Site
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     security.register(app, kernel.settings)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases)
-    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, health.health):
+    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, sessions.sessions, health.health):
         app.register_api(blueprint)
     openai.register(app)
     ollama.register(app)

@@ -1,4 +1,4 @@
-"""Answers about one model, its names, and what would be worth having here, as the API's description shows them."""
+"""Answers about one model and its names, and about sessions, as the API's description shows them."""
 
 from datetime import datetime
 from typing import Literal
@@ -106,3 +106,26 @@ class AliasRemovedAnswer(Answer):
 
     status: Literal["removed"]
     alias: str
+
+
+class SessionMessage(Answer):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class SessionAnswer(Answer):
+    """A conversation."""
+
+    session_id: str
+    messages: list[SessionMessage]
+    created_at: datetime
+    expires_at: datetime
+
+
+class SessionRemovedAnswer(Answer):
+    """A conversation was forgotten."""
+
+    status: Literal["removed"]
+    session_id: str

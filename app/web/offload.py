@@ -73,5 +73,6 @@ def open_offloaded(settings: Settings) -> Kernel:
         files=cast(Any, Offloaded(kernel.files)),
         catalog=cast(Any, Offloaded(kernel.catalog)),
         aliases=cast(Any, Offloaded(kernel.aliases)),
+        sessions=cast(Any, Offloaded(kernel.sessions)),
         dispatcher=Dispatcher(store, kernel.bus, kernel.registry, celery),
     )

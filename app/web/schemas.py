@@ -1,9 +1,9 @@
 """Requests as they arrive. Past these models, a request is a job's row."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.jobs import DEFAULT_PRIORITY, Kind, State
 
@@ -54,6 +54,7 @@ def _is_text(part: object) -> bool:
 #: An event's number, within what every JSON reader keeps exact.
 Seq = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,64}$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -121,6 +122,20 @@ class ChatBody(GenerateBody):
     """A chat to answer."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    session_id: SessionId | None = Field(
+        None, description="What the session remembers goes before the messages; they and the answer are appended to it."
+    )
+    max_history: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Turns that the session keeps; without it, SESSION_TURNS."
+    )
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if self.session_id is not None and self.n > 1:
+            raise ValueError("n: a session goes on with one answer; leave n out, or session_id")
+        if self.max_history is not None and self.session_id is None:
+            raise ValueError("max_history: it belongs to a session; name one in session_id")
+        return self
 
     def request(self) -> dict[str, Any]:
         """With the messages, which the model's own template renders."""

@@ -7,7 +7,7 @@ from flask import g, has_request_context
 from app.jobs import DEFAULT_PRIORITY, Kind, State, new_id
 from app.kernel import Kernel
 from app.models import Job, Pull
-from app.web.schemas import GenerateBody, PullBody
+from app.web.schemas import ChatBody, GenerateBody, PullBody
 
 PULL_TIMEOUT = 86_400
 
@@ -16,6 +16,8 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
     """Commits a generation. Raises ModelNotDownloadedError, UnavailableError."""
     body.model = kernel.catalog.get(body.model).name
     job = generation(body, held=held)
+    if isinstance(body, ChatBody) and body.session_id is not None:
+        kernel.sessions.join(job, body.session_id, body.max_history)
     kernel.dispatcher.submit(job)
     _note(job)
     return job

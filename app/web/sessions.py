@@ -1,0 +1,39 @@
+"""Sessions: conversations that the server remembers. A chat's `session_id` begins one, and goes on with it."""
+
+from flask import Response, jsonify
+from pydantic import BaseModel
+
+from app.web.answers import blueprint
+from app.web.current import here
+from app.web.library_answers import SessionAnswer, SessionRemovedAnswer
+from app.web.views import iso
+
+sessions = blueprint("sessions", "sessions", "Conversations that the server remembers.")
+
+
+class SessionPath(BaseModel):
+    """A session's address."""
+
+    id: str
+
+
+@sessions.get("/sessions/<id>", summary="Show a session", responses={200: SessionAnswer})
+def show_session(path: SessionPath) -> Response:
+    """What was said so far. It is forgotten at `expires_at`, unless it is used before."""
+    kept = here().kernel.sessions
+    row = kept.get(path.id)
+    return jsonify(
+        {
+            "session_id": row.id,
+            "messages": row.history["messages"],
+            "created_at": iso(row.created_at),
+            "expires_at": iso(kept.expires_at(row)),
+        }
+    )
+
+
+@sessions.delete("/sessions/<id>", summary="Forget a session", responses={200: SessionRemovedAnswer})
+def remove_session(path: SessionPath) -> Response:
+    """Jobs of it that still run go on, and are not remembered."""
+    here().kernel.sessions.remove(path.id)
+    return jsonify({"status": "removed", "session_id": path.id})
