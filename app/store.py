@@ -208,6 +208,11 @@ class Store:
         with self._db.read() as session:
             return [Detail(*row) for row in session.execute(query)]
 
+    def remove(self, job_id: str) -> None:
+        """Forgets a job that has ended, with all that it gave."""
+        with self._db.write() as session:
+            session.execute(sa.delete(Job).where(Job.id == job_id, Job.status.in_(TERMINAL)))
+
     def stale(self, seconds: float) -> list[Hint]:
         """Released jobs that nobody claimed in so many seconds; their messages may be lost."""
         query = _HINTS.where(Job.status == State.QUEUED, Job.released_at < time.time() - seconds)

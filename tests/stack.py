@@ -135,8 +135,13 @@ class Stack:
     def kill(self, name: str) -> None:
         """SIGKILL, as the kernel does when memory is short."""
         process = self.processes.pop(name)
+        # Gunicorn's children serve on for a moment without their master; a worker's engines must end by themselves.
+        children = psutil.Process(process.pid).children() if name == "web" else []
         process.send_signal(signal.SIGKILL)
         process.wait()
+        for child in children:
+            child.kill()
+        psutil.wait_procs(children, timeout=5)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """What the API says of a job."""

@@ -31,6 +31,7 @@ STATUSES = {
     "file_not_found": 404,
     "batch_not_found": 404,
     "group_not_found": 404,
+    "response_not_found": 404,
     "model_not_found": 404,
     "alias_not_found": 404,
     "session_not_found": 404,

@@ -1,6 +1,7 @@
 """From a request's body to an accepted job."""
 
 import time
+from typing import Any
 
 from flask import g, has_request_context
 
@@ -12,10 +13,14 @@ from app.web.schemas import ChatBody, GenerateBody, PullBody
 PULL_TIMEOUT = 86_400
 
 
-def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool) -> Job:
-    """Commits a generation. Raises ModelNotDownloadedError, UnavailableError."""
+def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: dict[str, Any] | None = None) -> Job:
+    """Commits a generation; its row keeps what `extra` a dialect needs to show it again.
+
+    Raises ModelNotDownloadedError, UnavailableError.
+    """
     body.model = kernel.catalog.get(body.model).name
     job = generation(body, held=held)
+    job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
         kernel.sessions.join(job, body.session_id, body.max_history)
     kernel.dispatcher.submit(job)

@@ -3,12 +3,19 @@
 from flask_openapi3.openapi import OpenAPI
 
 from app.web.errors import speak
-from app.web.openai import batches, chat, completions, files, models
+from app.web.openai import batches, chat, completions, files, models, responses
 from app.web.openai.shapes import refusal
 
 
 def register(app: OpenAPI) -> None:
     """Serves /v1."""
     speak(app, "/v1/", refusal)
-    for blueprint in (chat.chat, completions.completions, models.models, files.files, batches.batches):
+    for blueprint in (
+        chat.chat,
+        completions.completions,
+        models.models,
+        files.files,
+        batches.batches,
+        responses.responses,
+    ):
         app.register_api(blueprint)
