@@ -30,11 +30,16 @@ def main() -> None:
     writer = Writer(steps)
     file = os.fdopen(commands, "rb")
     spec = Reader(file, spec_decoder).read()
-    if spec is not None:
-        _run(spec, Reader(file, command_decoder), writer)
+    status = 0
+    try:
+        if spec is not None:
+            _run(spec, Reader(file, command_decoder), writer)
+    except Exception:
+        log.exception("engine.died")
+        status = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _log_plainly() -> None:

@@ -128,11 +128,23 @@ def _start() -> tuple[Process, Writer, BinaryIO]:
     return process, Writer(command_in), os.fdopen(step_out, "rb")
 
 
+#: What an engine's process starts with, unless the operator says otherwise.
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # idle OpenMP threads sleep, and leave the cores to others
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # a GPU's memory does not go to waste in pieces
+    "HF_HUB_OFFLINE": "1",  # a model is all here when it is loaded: nothing is asked of a hub, no kernel fetched
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
 def _environment() -> dict[str, str]:
-    """Ours, this very package importable wherever the owner was started, and idle OpenMP threads that sleep."""
+    """Ours and `ENVIRONMENT`, and this very package importable wherever the owner was started."""
     root = str(Path(__file__).resolve().parent.parent)
-    path = os.environ.get("PYTHONPATH")
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+    given = dict(os.environ)
+    if "PYTORCH_CUDA_ALLOC_CONF" in given:  # the older name of PYTORCH_ALLOC_CONF, which ours would outdo
+        given.setdefault("PYTORCH_ALLOC_CONF", given["PYTORCH_CUDA_ALLOC_CONF"])
+    path = given.get("PYTHONPATH")
+    return {**ENVIRONMENT, **given, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
 
 
 def _greet(spec: Spec, commands: Writer, file: BinaryIO, on_progress: OnProgress | None) -> Info | Failure | None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from inference import checkpoint, transformersmemory
-from inference.checkpoint import BadCheckpointError
+from inference.checkpoint import BadCheckpointError, Tensor
 from inference.errors import LoadError
 from inference.protocol import OnProgress, Spec
 from inference.transformersmemory import QUANTIZED, Room
@@ -53,9 +53,10 @@ def load_model(spec: Spec, on_progress: OnProgress) -> Loaded:
     """Load a model. Raises LoadError; then nothing of it is left in memory."""
     on_progress(0.0)
     _quiet()
-    source, needed = _examine(spec)
+    source, tensors = _examine(spec)
     config, kind = _architecture(source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    needed = _needed(source, tensors, spec.quantize, device)
     room = transformersmemory.room(spec, device)
     if needed > room.device + room.overflow:
         raise transformersmemory.too_large(needed, room, spec.quantize)
@@ -91,8 +92,8 @@ def _quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _examine(spec: Spec) -> tuple[_Source, int]:
-    """The source, and about how many bytes its weights will take. Raises LoadError for what is not whole."""
+def _examine(spec: Spec) -> tuple[_Source, dict[str, Tensor]]:
+    """What the folder holds. Raises LoadError for what is not whole."""
     if spec.path is None or not Path(spec.path).is_dir():
         raise LoadError("bad_model", "The transformers engine needs a folder with config.json and *.safetensors.")
     folder = Path(spec.path)
@@ -114,11 +115,14 @@ def _examine(spec: Spec) -> tuple[_Source, int]:
             f"Loading a model as {spec.quantize} needs bitsandbytes: pip install bitsandbytes. "
             'Or load it as it is ("quantize": "no").',
         )
-    stated = config.get("dtype") or config.get("torch_dtype")
-    needed = transformersmemory.weights(
-        tensors, spec.quantize, stated if isinstance(stated, str) else None, quantized=bool(source.method)
-    )
-    return source, needed
+    return source, tensors
+
+
+def _needed(source: _Source, tensors: dict[str, Tensor], quantize: str, device: str) -> int:
+    if source.method:
+        return transformersmemory.weights_as_stored(tensors, source.method, device)
+    stated = source.config.get("dtype") or source.config.get("torch_dtype")
+    return transformersmemory.weights(tensors, quantize, stated if isinstance(stated, str) else None)
 
 
 def _architecture(source: _Source) -> tuple[Any, Any]:

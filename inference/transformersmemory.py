@@ -1,7 +1,7 @@
 """How much memory a model takes under transformers: told from its files before it is loaded, measured afterwards."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,12 +52,19 @@ class Room(NamedTuple):
     overflow: int = 0
 
 
-def weights(tensors: dict[str, Tensor], quantize: str, stated: str | None, *, quantized: bool) -> int:
-    """How many bytes the weights will take. `stated`: the configuration's dtype; `quantized`: they are already."""
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(SPEECH)}
-    if quantized:
-        return sum(tensor.size for tensor in kept.values())
-    return int(sum(_size(name, tensor, quantize, stated) for name, tensor in kept.items()))
+def weights(tensors: dict[str, Tensor], quantize: str, stated: str | None) -> int:
+    """About how many bytes the weights will take. `stated`: the dtype that the configuration gives."""
+    return int(sum(_size(name, tensor, quantize, stated) for name, tensor in _kept(tensors)))
+
+
+def weights_as_stored(tensors: dict[str, Tensor], method: str, device: str) -> int:
+    """The same of weights that are quantized already. FP8 without a GPU is turned into 16 bits."""
+    stored = sum(tensor.size for _, tensor in _kept(tensors))
+    return stored * 2 if device == "cpu" and method in ("fp8", "mxfp8") else stored
+
+
+def _kept(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor) for name, tensor in tensors.items() if not name.startswith(SPEECH))
 
 
 def _size(name: str, tensor: Tensor, quantize: str, stated: str | None) -> float:
