@@ -19,6 +19,9 @@ LATEST = ":latest"
 #: Last words of addresses under /models/<name>, and whole ones beside it.
 RESERVED_LAST = frozenset({"load", "unload", "reload", "devices"})
 RESERVED = frozenset({"suggested", "scan", "import"})
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+#: As the hub has them: https://huggingface.co/docs/huggingface_hub/package_reference/utilities
+_HUB_NAME = re.compile(rf"{_PART}(?:/{_PART})?(?::[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -39,6 +42,18 @@ def check_name(name: str) -> str:
     if parts[-1].lower() in RESERVED_LAST or name.lower() in RESERVED:
         raise InvalidRequestError(f"'{name}' is reserved: its last word is part of addresses here.", param="name")
     return name
+
+
+def check_hub_name(name: str) -> str:
+    """The name of a repository of the hub, perhaps with a quantization. Raises InvalidRequestError."""
+    repo = name.partition(":")[0]
+    if _HUB_NAME.fullmatch(name) and not any(bad in repo for bad in ("..", "--")) and not repo.endswith(".git"):
+        return name
+    raise InvalidRequestError(
+        f"'{name}' cannot be pulled: the hub has models as name or owner/name, and of GGUF files owner/name:Q4_K_M. "
+        "GET /models/suggested lists models by short names.",
+        param="model",
+    )
 
 
 def resolve(session: Session, name: str) -> Meaning:

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import BadSettingsError
@@ -55,7 +55,11 @@ class Settings(BaseSettings):
     hf_hub_cache: Path | None = None
     hf_endpoint: str = "https://huggingface.co"
     hf_token: SecretStr | None = None
+    hf_redirect_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_concurrent_pulls: Annotated[int, Field(ge=1, le=32)] = 2
+    pull_disk_reserve: ByteSize = ByteSize(1_000_000_000)
+    pull_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
+    allow_pickle_conversion: bool = False
     starter_gguf: Path | None = None
 
     scan_models: bool = True
@@ -75,7 +79,13 @@ class Settings(BaseSettings):
     log_format: Literal["readable", "json"] = "readable"
 
     @field_validator(
-        "cors_origins", "allowed_hosts", "preload_models", "devices", "models_extra_scan_dirs", mode="before"
+        "cors_origins",
+        "allowed_hosts",
+        "preload_models",
+        "devices",
+        "models_extra_scan_dirs",
+        "hf_redirect_hosts",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

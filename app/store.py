@@ -127,6 +127,27 @@ class Store:
         with self._db.write() as session:
             return _updated(session, sa.update(Pull).where(Pull.job_id == job_id, owned).values(values))
 
+    def succeed_pull(self, job_id: str, attempt: int, values: dict[str, Any]) -> bool:
+        """A pull's good end, with the last of what it tells. False: it is no longer this attempt's."""
+        with self._db.write() as session:
+            ended = _owned(job_id, attempt).values(status=State.SUCCEEDED, finished_at=time.time())
+            return _updated(session, ended) and _updated(
+                session, sa.update(Pull).where(Pull.job_id == job_id).values(values)
+            )
+
+    def queued_pulls(self, model: str) -> list[Job]:
+        """The pulls of a model that wait."""
+        query = sa.select(Job).where(Job.kind == Kind.PULL, Job.model == model, Job.status == State.QUEUED)
+        with self._db.read() as session:
+            return list(session.scalars(query.order_by(Job.id)))
+
+    def has_open_pull(self, repo: str) -> bool:
+        """Whether a pull of a repository waits or runs, of whichever of its files."""
+        named = sa.or_(Job.model == repo, Job.model.startswith(f"{repo}:", autoescape=True))
+        query = sa.select(Job.id).where(Job.kind == Kind.PULL, Job.status.in_((State.QUEUED, State.RUNNING)), named)
+        with self._db.read() as session:
+            return session.scalars(query.limit(1)).first() is not None
+
     def end(self, job_id: str, state: State, failure: Failure | None = None) -> Outcome | None:
         """Ends a job for somebody who does not own it: at once where it is queued, else by asking its owner.
 

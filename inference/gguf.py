@@ -209,3 +209,23 @@ def _read(file: BinaryIO, size: int) -> bytes:
     if len(data) < size:
         raise BadGgufError("it ends within its header")
     return data
+
+
+def read_architecture(path: Path) -> str | None:
+    """The architecture that a file names, from as much of it as is there; None where that is too little.
+
+    Writers put it among the first keys. Raises BadGgufError, OSError.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise BadGgufError("it does not begin with GGUF")
+        try:
+            _number(file, 4), _number(file, 10)
+            for _ in range(int(_number(file, 10))):
+                name, value = _string(file), _value(file, int(_number(file, 4)))
+                if name == "general.architecture":
+                    return str(value)
+        except BadGgufError:
+            if file.read(1):  # it went wrong before the end of what is there
+                raise
+    return None

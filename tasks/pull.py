@@ -1,210 +1,236 @@
-"""A pull: the claim, the child that downloads, and the row that follows it."""
+"""Pulls: a download for each model that is asked for, and a watcher for each job that asks."""
 
-import os
-import selectors
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple
 
-import msgspec
 import structlog
-import tenacity
 
-import inference
-from app.bus import Entry
 from app.errors import Failure, JobFailedError, UnavailableError
-from app.events import Ended, Progress
 from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
-from app.settings import Settings
-from app.store import Outcome
-from inference.process import Process, spawn
+from tasks.child import Line, child, order_of
+from tasks.standing import Standing
+from tasks.watcher import Watcher, patiently
 
 log = structlog.get_logger(__name__)
 
-#: How often a pull's row and its followers are told where the bytes stand, in seconds.
+#: How often rows and followers are told where moving bytes stand, in seconds.
 TELL_SECONDS = 2.0
-#: How often we ask whether somebody ended the job, in seconds.
-POLL_SECONDS = 0.25
-#: How long the bus keeps a pull's fence: no download takes longer.
-FENCE_SECONDS = 86400
-#: How long a database that does not answer may hold up a pull's end, in seconds.
-END_SECONDS = 60.0
-#: What a download does not need to know.
-SECRETS = ("API_KEY", "REDIS_URL", "DATABASE_URL")
+#: How often the log is told, and rows where no bytes move, in seconds.
+QUIET_SECONDS = 10.0
+#: After these a further pull goes on from the partial files; after any other failure they would only lie about.
+RESUMABLE = frozenset({"hub_unreachable", "download_failed"})
 
-_T = TypeVar("_T")
 Ask = Callable[[str], str | None]
 
 
-def run_pull(kernel: Kernel, life: str, node: str, job_id: str, ended: Ask) -> None:
-    """Claim a pull and run it to its end. `ended(job_id)` tells the state that somebody asked it to end in.
+class Key(NamedTuple):
+    """What makes two pulls one download."""
 
-    Raises JobFailedError once the row has failed. Returns quietly where the job is another's, or was ended.
+    model: str
+    revision: str | None
+
+    @classmethod
+    def of(cls, job: Job) -> "Key":
+        """A job's."""
+        return cls(job.model, job.request.get("revision"))
+
+
+class Desk:
+    """The downloads of this process. A model that is pulled twice at once is one of them, with two watchers.
+
+    `ended(job_id)` tells the state that somebody asked a job to end in.
     """
-    job = kernel.store.claim(job_id, life, node)
-    if job is not None:
-        _Run(kernel, node, job).run(ended)
 
-
-class _LostError(Exception):
-    """The row is no longer this attempt's."""
-
-
-class _Run:
-    """One attempt at one pull."""
-
-    def __init__(self, kernel: Kernel, node: str, job: Job) -> None:
+    def __init__(self, kernel: Kernel, life: str, node: str, ended: Ask) -> None:
         self._kernel = kernel
+        self._life = life
         self._node = node
-        self._job = job
-        self._total = 0
-        self._told_at = float("-inf")
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._downloads: dict[Key, Download] = {}
+        self._closing = threading.Event()
 
-    def run(self, ended: Ask) -> None:
-        with suppress(UnavailableError):
-            self._kernel.bus.install(self._job.id, self._job.attempt, FENCE_SECONDS)
-        try:
-            last = self._download(ended)
-        except _LostError:
-            log.info("pull_lost", job=self._job.id, attempt=self._job.attempt)
+    def take(self, job_id: str) -> None:
+        """Claims a pull, and runs it to its end or leaves it to the download that runs.
+
+        Raises JobFailedError once the row has failed. Returns quietly where the job is another's, or was ended.
+        """
+        if self._closing.is_set():
             return
-        if isinstance(last, State):
-            self._end(last)
+        watcher = self._claimed(job_id)
+        if watcher is None:
+            self._tidy_after(job_id)
+            return
+        key = Key.of(watcher.job)
+        with self._lock:
+            download = self._downloads.get(key)
+            if download is not None:
+                download.watchers.append(watcher)
+                return
+            download = self._downloads[key] = Download(self._kernel, key, watcher, self._ended, self._closing)
+        self._run(download)
+
+    def _run(self, download: "Download") -> None:
+        last: Line | None = {}
+        try:
+            last = download.run(lambda: self._adopt(download))
+        finally:
+            with self._lock:  # who comes later begins anew
+                del self._downloads[download.key]
+            download.settle(last)
+
+    def _claimed(self, job_id: str) -> Watcher | None:
+        job = self._kernel.store.claim(job_id, self._life, self._node)
+        return None if job is None else Watcher(self._kernel, self._node, job)
+
+    def _adopt(self, download: "Download") -> None:
+        """Lets queued pulls of the same model watch too, rather than wait for a turn to fetch nothing."""
+        with suppress(UnavailableError):
+            for job in self._kernel.store.queued_pulls(download.key.model):
+                watcher = self._claimed(job.id) if Key.of(job) == download.key else None
+                if watcher is not None:
+                    with self._lock:
+                        download.watchers.append(watcher)
+
+    def _tidy_after(self, job_id: str) -> None:
+        """A pull that was cancelled while it waited to go on may have left partial files."""
+        with suppress(UnavailableError):
+            job = self._kernel.store.get(job_id).job
+            if job.status in (State.CANCELLED, State.TIMED_OUT) and job.attempt > 1:
+                sweep(self._kernel, job.model)
+
+    def close(self) -> None:
+        """Hands every pull back, because this process stops: its bytes stop at once, and the next life goes on."""
+        self._closing.set()
+
+
+class Download:
+    """A child that fetches a model, for all who watch."""
+
+    def __init__(self, kernel: Kernel, key: Key, first: Watcher, ended: Ask, closing: threading.Event) -> None:
+        self.key = key
+        self.watchers = [first]
+        self._kernel = kernel
+        self._commit = first.commit
+        self._ended = ended
+        self._closing = closing
+        self._standing = Standing()
+        self._told_at = self._logged_at = float("-inf")
+
+    def run(self, adopt: Callable[[], None]) -> Line | None:
+        """Runs the child; its last word. None: nobody waits for it any more, or this process stops."""
+        order = order_of(self._kernel.settings, self.key.model, revision=self.key.revision, commit=self._commit)
+        log.info(
+            "pull_begins", model=self.key.model, revision=self.key.revision, jobs=[w.job.id for w in self.watchers]
+        )
+        try:
+            with child(order, self._kernel.settings) as lines:
+                for line in lines:
+                    self._heed()
+                    if not self.watchers or self._closing.is_set():
+                        return None
+                    if line is not None and ("path" in line or "error" in line):
+                        return line
+                    self._hear(line, adopt)
+        except OSError as error:
+            log.warning("download_not_run", model=self.key.model, reason=str(error))
+            return {
+                "error": "download_failed",
+                "message": f"The download's process could not be run: {error.strerror}.",
+            }
+        return {}
+
+    def _heed(self) -> None:
+        """Lets go whoever was cancelled, or is out of time."""
+        for watcher in list(self.watchers):
+            state = watcher.asked(self._ended(watcher.job.id))
+            if state is not None:
+                self.watchers.remove(watcher)
+                watcher.end(state)
+
+    def _hear(self, line: Line | None, adopt: Callable[[], None]) -> None:
+        now = time.monotonic()
+        if line is not None:
+            self._standing.hear(line)
+        pause = TELL_SECONDS if line is not None else QUIET_SECONDS
+        is_news = line is not None and ("total" in line or "phase" in line)
+        if self._standing.total and (is_news or now - self._told_at >= pause):
+            self._told_at = now
+            adopt()
+            for watcher in list(self.watchers):  # others may join meanwhile
+                if not watcher.tell(self._standing):
+                    self.watchers.remove(watcher)
+            self._log(now)
+
+    def _log(self, now: float) -> None:
+        if now - self._logged_at >= QUIET_SECONDS:
+            self._logged_at = now
+            columns = self._standing.columns(0)
+            names = ("progress", "downloaded_bytes", "total_bytes", "bytes_per_second", "eta_seconds")
+            log.info("pulling", model=self.key.model, **{name: columns[name] for name in names})
+
+    def settle(self, last: Line | None) -> None:
+        """Ends every watcher's job by the child's last word. Raises JobFailedError after failures were kept."""
+        if not self.watchers:
+            sweep(self._kernel, self.key.model)
+        elif last is None:
+            for watcher in self.watchers:
+                watcher.hand_back()
         elif "path" in last:
             self._succeed(last)
         else:
-            self._end(State.FAILED, _failure(last))
+            self._fail(last)
 
-    def _download(self, ended: Ask) -> dict[str, Any] | State:
-        """Run the child; its last word, or the state to end in. Raises _LostError."""
-        try:
-            with _child(self._order(), _environment(self._kernel.settings)) as lines:
-                for line in lines:
-                    asked = ended(self._job.id)
-                    if asked is not None:
-                        return State(asked)
-                    if line is None:
-                        continue
-                    if "path" in line or "error" in line:
-                        return line
-                    self._tell(line)
-        except OSError as error:
-            log.warning("download_not_run", job=self._job.id, reason=str(error))
-            return {"error": "download_failed", "message": f"The download's process could not be run: {error}."}
-        return {}
+    def _succeed(self, last: Line) -> None:
+        size = int(last["size_bytes"])
+        patiently(lambda: self._register(last))
+        quantized = last["format"] == "gguf"
+        for watcher in self.watchers:
+            watcher.succeed(self._standing, last["path"], size, quantized=quantized)
+        log.info("pulled", model=self.key.model, size_bytes=size, path=last["path"])
+        if any(watcher.init for watcher in self.watchers):
+            self._kernel.dispatcher.place(self.key.model)
 
-    def _order(self) -> dict[str, Any]:
-        request = self._job.request
-        return {"repo": self._job.model, "revision": request.get("revision"), "file": request.get("file")}
+    def _register(self, last: Line) -> None:
+        self._kernel.catalog.add(
+            self.key.model,
+            Path(last["path"]),
+            format=last["format"],
+            size_bytes=int(last["size_bytes"]),
+            source="pull",
+            quantize=self.watchers[-1].quantize,
+            facts=last["facts"],
+            repo=self.key.model.partition(":")[0],
+            revision=last["commit"],
+        )
 
-    def _tell(self, line: dict[str, Any]) -> None:
-        self._total = line.get("total", self._total)
-        if time.monotonic() - self._told_at < TELL_SECONDS and "total" not in line:
+    def _fail(self, last: Line) -> None:
+        failure = _failure(last)
+        log.warning("pull_failed", model=self.key.model, code=failure.code, reason=failure.message)
+        for watcher in self.watchers:
+            watcher.end(State.FAILED, failure, last.get("traceback"))
+        if failure.code not in RESUMABLE:
+            sweep(self._kernel, self.key.model)
+        raise JobFailedError(failure)
+
+
+def sweep(kernel: Kernel, model: str) -> None:
+    """Removes what unfinished downloads of a repository left, unless another pull will go on from it."""
+    with suppress(UnavailableError, OSError):
+        if kernel.store.has_open_pull(model.partition(":")[0]):
             return
-        self._told_at = time.monotonic()
-        self._write(_progress(line.get("downloaded", 0), self._total))
-
-    def _write(self, fields: dict[str, Any]) -> None:
-        """Tell the row, and then followers. Neither's absence is worth a download. Raises _LostError."""
-        with suppress(UnavailableError):
-            if not self._kernel.store.progress_pull(self._job.id, self._job.attempt, fields):
-                raise _LostError
-        with suppress(UnavailableError):
-            self._kernel.bus.publish(self._node, self._job.id, Progress(state=State.RUNNING, fields=fields))
-
-    def _succeed(self, done: dict[str, Any]) -> None:
-        size = int(done["size_bytes"])
-        row = _progress(size, size) | {
-            "progress": 1.0,
-            "local_path": done["path"],
-            "size_bytes": size,
-            "preferred_quantized": False,
-        }
-        _patiently(lambda: self._register(Path(done["path"]), done["format"], size))
-        if _patiently(lambda: self._kernel.store.progress_pull(self._job.id, self._job.attempt, row)):
-            self._end(State.SUCCEEDED)
-
-    def _register(self, path: Path, form: str, size: int) -> None:
-        pull = self._kernel.store.get(self._job.id).pull
-        quantize = pull.quantize if pull is not None else "auto"
-        self._kernel.catalog.add(self._job.model, path, format=form, size_bytes=size, source="pull", quantize=quantize)
-
-    def _end(self, state: State, failure: Failure | None = None) -> None:
-        """Commit the end, then publish it. Raises JobFailedError after a failure was kept."""
-        outcome = Outcome(self._job.id, self._job.attempt, state.value, failure)
-        if not _patiently(lambda: self._kernel.store.finish(outcome)):
-            log.info("pull_lost", job=self._job.id, attempt=self._job.attempt)
-            return
-        self._publish_end(state, failure)
-        if failure is not None:
-            raise JobFailedError(failure)
-
-    def _publish_end(self, state: State, failure: Failure | None) -> None:
-        code, message = (failure.code, failure.message) if failure is not None else ("", "")
-        event = Ended(seq=1, state=state.value, code=code, message=message)
-        with suppress(UnavailableError):
-            # Again: the broker may have been away at the start, or have lost its memory since.
-            self._kernel.bus.install(self._job.id, self._job.attempt, FENCE_SECONDS)
-            self._kernel.bus.finish(self._node, Entry(self._job.id, self._job.attempt, event))
-
-
-@contextmanager
-def _child(order: dict[str, Any], env: dict[str, str]) -> Iterator[Iterator[dict[str, Any] | None]]:
-    """The lines of a download, with None where a poll found none. At the end of the block nothing of it is left."""
-    out, into = os.pipe()
-    try:
-        try:
-            argv = [sys.executable, "-m", "inference.download", msgspec.json.encode(order).decode(), str(into)]
-            process: Process = spawn(argv, pass_fds=(into,), env=env)
-        finally:
-            os.close(into)
-        try:
-            yield _lines(out)
-        finally:
-            process.kill()
-    finally:
-        os.close(out)
-
-
-def _lines(fd: int) -> Iterator[dict[str, Any] | None]:
-    rest = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(fd, selectors.EVENT_READ)
-        while True:
-            if not selector.select(POLL_SECONDS):
-                yield None
+        with child(order_of(kernel.settings, model, sweep=True), kernel.settings) as lines:
+            for _ in lines:
                 continue
-            data = os.read(fd, 65536)
-            if not data:
-                return
-            *whole, rest = (rest + data).split(b"\n")
-            for line in whole:
-                yield msgspec.json.decode(line)
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """Ours without what a download need not know, and the hub's settings, which may come from `.env`."""
-    env = {name: value for name, value in os.environ.items() if name not in SECRETS}
-    roots = [str(Path(inference.__file__ or "").resolve().parent.parent), env.get("PYTHONPATH", "")]
-    env |= {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "HF_ENDPOINT": settings.hf_endpoint}
-    if settings.hf_home is not None:
-        env["HF_HOME"] = str(settings.hf_home.expanduser().absolute())
-    if settings.hf_token is not None:
-        env["HF_TOKEN"] = settings.hf_token.get_secret_value()
-    return env
-
-
-def _progress(downloaded: int, total: int) -> dict[str, Any]:
-    share = min(downloaded / total, 1.0) if total else 0.0
-    return {"downloaded_bytes": downloaded, "total_bytes": total, "progress": round(share, 4)}
-
-
-def _failure(last: dict[str, Any]) -> Failure:
+def _failure(last: Line) -> Failure:
     if "error" in last:
         return Failure(last["error"], last["message"])
     return Failure(
@@ -212,14 +238,3 @@ def _failure(last: dict[str, Any]) -> Failure:
         "The download's process died without a word. Check free memory (the kernel may have ended it: see dmesg), the "
         "space in HF_HOME, and the puller's log; then pull again.",
     )
-
-
-def _patiently(call: Callable[[], _T]) -> _T:
-    """What ends a pull outlasts a database that is away for a moment: else the row would say `running` for ever."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(UnavailableError),
-        stop=tenacity.stop_after_delay(END_SECONDS),
-        wait=tenacity.wait_fixed(1),
-        reraise=True,
-    )
-    return retrying(call)

@@ -11,7 +11,8 @@ from app.errors import JobNotFoundError, TokenyardError
 from app.jobs import State
 from app.kernel import Kernel, open_kernel
 from tasks import app
-from tasks.worker import Office, Worker
+from tasks.office import Office
+from tasks.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -48,16 +49,16 @@ def _build(sender: str, **_: Any) -> None:
 
 @worker_ready.connect
 def _start(**_: Any) -> None:
-    if process.worker is not None:
-        process.worker.start()
-    elif process.office is not None:
-        process.office.lease.start()
+    for part in (process.worker, process.office):
+        if part is not None:
+            part.start()
 
 
 @shutting_down.connect
 def _stop(**_: Any) -> None:
-    if process.worker is not None:
-        process.worker.stop()
+    for part in (process.worker, process.office):
+        if part is not None:
+            part.stop()
 
 
 @worker_shutdown.connect

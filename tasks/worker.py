@@ -1,7 +1,6 @@
 """The worker: one process pinned to one device. Built once, at the start of the process."""
 
 import os
-import threading
 from importlib import metadata
 from typing import Any
 
@@ -12,7 +11,7 @@ from app import devices
 from app.errors import UnavailableError
 from app.kernel import Kernel
 from app.registry import Card
-from tasks.devices import hold_device, hold_name, pin
+from tasks.devices import hold_device, pin
 from tasks.garage import Garage
 from tasks.lease import Lease
 from tasks.runner import Runner
@@ -121,40 +120,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-class Office:
-    """A process that runs pulls: a life and a lease, and no engine."""
-
-    def __init__(self, kernel: Kernel, node: str) -> None:
-        self.kernel = kernel
-        self.node = node
-        self._hold = hold_name(node.partition("@")[0], kernel.settings)
-        self.life = begin_life(kernel, node)
-        self._ends: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self.lease = Lease(kernel, self.life, progress=dict, ask_end=self._ask_end, announce=self._ping)
-
-    def ended(self, job_id: str) -> str | None:
-        """The state that somebody asked a pull to end in."""
-        with self._lock:
-            return self._ends.get(job_id)
-
-    def stop(self) -> None:
-        """Nothing: pulls are children that end with this process, and the next life carries on."""
-
-    def close(self) -> None:
-        """Gives back the life."""
-        self.lease.stop()
-        try:
-            self.kernel.dispatcher.close_streams(self.kernel.lives.bury(self.life))
-        except UnavailableError:
-            log.warning("not_retired")
-        self._hold.close()
-
-    def _ask_end(self, job_id: str, state: str) -> None:
-        with self._lock:
-            self._ends[job_id] = state
-
-    def _ping(self) -> None:
-        self.kernel.bus.ping()

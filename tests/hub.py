@@ -1,43 +1,84 @@
-"""A Hugging Face hub on loopback: as much of its protocol as its client needs to list and to fetch models."""
+"""A Hugging Face hub on loopback: as much of its protocol as its clients need to list and to fetch models."""
 
 import hashlib
 import json
 import re
+import struct
 import threading
 from collections.abc import Collection, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, NamedTuple, Self
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 CHUNK = 16384
+#: Files of these kinds are in LFS, and go by their SHA-256.
+LARGE = (".safetensors", ".gguf", ".bin")
+
+
+class Hole(NamedTuple):
+    """A huge file that nobody has to hold: zeros, and `tail` at its end. Its SHA-256 is computed once, elsewhere."""
+
+    size: int
+    sha256: str
+    tail: bytes = b""
+
+    def piece(self, start: int, stop: int) -> bytes:
+        zeros = self.size - len(self.tail)
+        return bytes(max(0, min(stop, zeros) - start)) + self.tail[max(0, start - zeros) : max(0, stop - zeros)]
+
+
+class Served(NamedTuple):
+    """A body that went out: from which byte, and how many."""
+
+    file: str
+    start: int
+    sent: int
+
+
+Content = bytes | Hole
 
 
 class FakeHub:
-    """Repositories as {name: {file: bytes}}, each with the one branch `main`. A context manager; `url` is its address.
+    """Repositories as {name: {file: content}}, each with the one branch `main`. A context manager with a `url`.
 
-    `gated` repositories are listed, but their files want `token`. `throttle` is in bytes a second, for each file.
-    The first `stumbles` requests are answered 503; the first `cuts` large bodies break off in their middle.
+    `gated` repositories are listed, but their files want `token`. `throttle` is in bytes a second, for each body.
+    Faults, each counted down: `stumbles` requests are answered 503, and `limits` with 429 and `retry_after`; of large
+    bodies `cuts` break off in their middle, `stalls` fall silent there, and `flips` have a wrong byte. Bodies come
+    from `redirect` where it is set, as from a content network. Without `ranges`, each body begins at its beginning.
     """
 
     def __init__(
         self,
-        repos: Mapping[str, Mapping[str, bytes]],
+        repos: Mapping[str, Mapping[str, Content]],
         *,
         gated: Collection[str] = (),
         token: str | None = None,
         throttle: float | None = None,
         stumbles: int = 0,
+        limits: int = 0,
+        retry_after: str = "1",
         cuts: int = 0,
+        stalls: int = 0,
+        flips: int = 0,
+        redirect: str = "",
+        ranges: bool = True,
+        sizes: bool = True,
     ) -> None:
         self.repos = repos
         self.gated = gated
         self.token = token
         self.throttle = throttle
-        self.stumbles = stumbles
-        self.cuts = cuts
-        #: Every request as (method, path), in order.
+        self.faults = {"stumbles": stumbles, "limits": limits, "cuts": cuts, "stalls": stalls, "flips": flips}
+        self.retry_after = retry_after
+        self.redirect = redirect
+        self.ranges = ranges
+        self.sizes = sizes
+        #: Every request as (method, path), in order, and the credential of each.
         self.requests: list[tuple[str, str]] = []
+        self.credentials: list[str | None] = []
+        self.served: list[Served] = []
         self.closing = threading.Event()
+        self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = False  # so that closing waits for each
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="fake-hub")
@@ -61,18 +102,39 @@ class FakeHub:
         """The repository's only commit: 40 hex digits of its content."""
         digest = hashlib.sha1(repo.encode())
         for name, data in sorted(self.repos[repo].items()):
-            digest.update(name.encode() + hashlib.sha256(data).digest())
+            digest.update(name.encode() + digest_of(name, data).encode())
         return digest.hexdigest()
+
+    def bodies(self, file: str) -> list[Served]:
+        """What went out of a file, in order."""
+        with self._lock:
+            return [served for served in self.served if served.file == file]
 
     def is_fetched(self, file: str) -> bool:
         """Whether anybody asked for a file's bytes."""
         return any(method == "GET" and path.endswith(f"/{file}") for method, path in self.requests)
 
+    def strikes(self, fault: str) -> bool:
+        """Whether a fault is due; counts it down."""
+        with self._lock:
+            due = self.faults[fault] > 0
+            self.faults[fault] -= due
+            return due
+
+    def note(self, served: Served) -> None:
+        """Keeps what went out."""
+        with self._lock:
+            self.served.append(served)
+
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    def __init__(self, status: int, code: str = "", message: str = "") -> None:
+    def __init__(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        named = {"X-Error-Code": code, "X-Error-Message": message} | {
+            k.replace("_", "-"): v for k, v in headers.items()
+        }
+        self.status, self.message = status, message
+        self.headers = {name: value for name, value in named.items() if value}
 
 
 _ENTRY = re.compile(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
@@ -94,35 +156,34 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
+        self.hub.credentials.append(self.headers.get("Authorization"))
         try:
             self._route(path)
         except _Refusal as refusal:
-            headers = {"X-Error-Code": refusal.code, "X-Error-Message": refusal.message}
-            body = json.dumps({"error": refusal.message}).encode()
-            self._send(refusal.status, body, {name: value for name, value in headers.items() if value})
+            self._send(refusal.status, json.dumps({"error": refusal.message}).encode(), refusal.headers)
         except ConnectionError:
             pass  # the reader was killed, which is what some tests do
 
     def _route(self, path: str) -> None:
-        if self.hub.stumbles > 0:
-            self.hub.stumbles -= 1
+        if self.hub.strikes("stumbles"):
             raise _Refusal(503, message="a moment, please")
+        if self.hub.strikes("limits"):
+            raise _Refusal(429, message="too many", Retry_After=self.hub.retry_after)
         given = self.headers.get("Authorization")
         if given is not None and given != f"Bearer {self.hub.token}":
             raise _Refusal(401, message="Invalid credentials in Authorization header")
         if match := _API.fullmatch(path):
             self._api(**match.groupdict())
         elif match := _ENTRY.fullmatch(path):
-            self._entry(**match.groupdict(), allowed=given is not None)
+            self._entry(path, **match.groupdict(), allowed=given is not None)
         else:
             raise _Refusal(404, message=f"no such page: {path}")
 
     def _api(self, repo: str, verb: str | None, revision: str | None) -> None:
         files = _files(self.hub, repo, revision)
         if verb == "tree":
-            tree = [{"type": "file", "path": name, **_blob(name, data)} for name, data in files.items()]
-            return self._send_json([{**entry, "oid": entry["blobId"]} for entry in tree])
-        blobs = "blobs" in parse_qs(urlsplit(self.path).query)
+            return self._send_json([_in_tree(name, data) for name, data in files.items()])
+        blobs = "blobs" in parse_qs(urlsplit(self.path).query) and self.hub.sizes
         siblings = [{"rfilename": name, **(_blob(name, data) if blobs else {})} for name, data in files.items()]
         self._send_json(
             {
@@ -137,41 +198,64 @@ class _Handler(BaseHTTPRequestHandler):
             }
         )
 
-    def _entry(self, repo: str, revision: str, file: str, *, allowed: bool) -> None:
+    def _entry(self, path: str, repo: str, revision: str, file: str, *, allowed: bool) -> None:
         files = _files(self.hub, repo, revision)
         if repo in self.hub.gated and not allowed:
             raise _Refusal(401, "GatedRepo", f"Access to model {repo} is restricted.")
         if file not in files:
             raise _Refusal(404, "EntryNotFound", "Entry not found")
-        data, start = files[file], 0
-        headers = {"ETag": f'"{_blob(file, data)["blobId"]}"', "X-Repo-Commit": self.hub.commit(repo)}
-        headers["Accept-Ranges"] = "bytes"
-        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
+        data = files[file]
+        size, start = _size(data), 0
+        headers = {"ETag": f'"{digest_of(file, data)}"', "X-Repo-Commit": self.hub.commit(repo)}
+        if self.hub.redirect:
+            return self._send(302, b"", {**headers, "Location": self.hub.redirect + quote(path)})
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.hub.ranges else None
+        stop = min(size, int(wanted[2]) + 1) if wanted and wanted[2] else size
+        if wanted:
             start = int(wanted[1])
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._send(206 if start else 200, data[start:], headers, throttle=self.hub.throttle)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        self._pour(206 if wanted else 200, file, data, headers, (start, stop))
+
+    def _pour(self, status: int, file: str, data: Content, headers: Mapping[str, str], part: tuple[int, int]) -> None:
+        """Sends a part of a file, in small pieces; what happens to large bodies on the way is up to the faults."""
+        start, stop = part
+        self._head(status, {**headers, "Content-Length": str(stop - start), "Accept-Ranges": "bytes"})
+        if self.command == "HEAD":
+            return
+        large = stop - start > 2 * CHUNK
+        middle = (start + stop) // 2 if large and self.hub.strikes("cuts") else stop
+        silent = (start + stop) // 2 if large and self.hub.strikes("stalls") else None
+        flipped = large and self.hub.strikes("flips")
+        sent = start
+        try:
+            for at in range(start, middle, CHUNK):
+                if silent is not None and at >= silent:
+                    self.hub.closing.wait()
+                    return
+                piece = _piece(data, at, min(at + CHUNK, middle))
+                self.wfile.write(bytes(len(piece)) if flipped and at == start else piece)
+                sent = at + len(piece)
+                if self.hub.throttle and self.hub.closing.wait(CHUNK / self.hub.throttle):
+                    return
+        finally:
+            self.hub.note(Served(file, start, sent - start))
 
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str], throttle: float | None = None) -> None:
+    def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self._head(status, {**headers, "Content-Length": str(len(body))})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "HEAD":
-            return
-        if self.hub.cuts > 0 and len(body) > 2 * CHUNK:
-            self.hub.cuts -= 1
-            body = body[: len(body) // 2]
-        for at in range(0, len(body), CHUNK):
-            self.wfile.write(body[at : at + CHUNK])
-            if throttle and self.hub.closing.wait(CHUNK / throttle):
-                return
 
 
-def _files(hub: FakeHub, repo: str, revision: str | None) -> Mapping[str, bytes]:
+def _files(hub: FakeHub, repo: str, revision: str | None) -> Mapping[str, Content]:
     if repo not in hub.repos:
         raise _Refusal(404, "RepoNotFound", "Repository not found")
     if revision not in (None, "main", hub.commit(repo)):
@@ -179,9 +263,56 @@ def _files(hub: FakeHub, repo: str, revision: str | None) -> Mapping[str, bytes]
     return hub.repos[repo]
 
 
-def _blob(name: str, data: bytes) -> dict[str, Any]:
-    """Size and ids; large kinds of files are in LFS and go by their SHA-256."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    if name.endswith((".safetensors", ".gguf", ".bin")):
-        return {"size": len(data), "blobId": sha256, "lfs": {"size": len(data), "sha256": sha256, "pointerSize": 134}}
-    return {"size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+def _size(data: Content) -> int:
+    return data.size if isinstance(data, Hole) else len(data)
+
+
+def _piece(data: Content, start: int, stop: int) -> bytes:
+    return data.piece(start, stop) if isinstance(data, Hole) else data[start:stop]
+
+
+def digest_of(name: str, data: Content) -> str:
+    """What names the content: git's SHA-1 of it, or the SHA-256 of files in LFS."""
+    if isinstance(data, Hole):
+        return data.sha256
+    if name.endswith(LARGE):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def _blob(name: str, data: Content) -> dict[str, Any]:
+    """Size and ids. A file in LFS has its git id too, that of its pointer."""
+    size, digest = _size(data), digest_of(name, data)
+    if name.endswith(LARGE):
+        pointer = hashlib.sha1(digest.encode()).hexdigest()
+        return {"size": size, "blobId": pointer, "lfs": {"size": size, "sha256": digest, "pointerSize": 134}}
+    return {"size": size, "blobId": digest}
+
+
+def _in_tree(name: str, data: Content) -> dict[str, Any]:
+    """The same in the words of the API of trees."""
+    blob = _blob(name, data)
+    entry = {"type": "file", "path": name, "size": blob["size"], "oid": blob["blobId"]}
+    if "lfs" in blob:
+        entry["lfs"] = {**blob["lfs"], "oid": blob["lfs"]["sha256"]}
+    return entry
+
+
+def safetensors(size: int) -> bytes:
+    """A sound file of weights: one tensor of so many bytes, none of which repeats for long."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    body = hashlib.shake_128(str(size).encode()).digest(size)
+    return struct.pack("<Q", len(header)) + header + body
+
+
+def gguf(size: int, architecture: str = "llama") -> bytes:
+    """A sound GGUF file: a header, and one tensor of about so many bytes."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    values = {"general.architecture": architecture, "general.name": "tiny"}
+    pairs = b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in values.items())
+    tensor = text("w") + struct.pack("<IQIQ", 1, size // 4, 0, 0)
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, len(values)) + pairs + tensor
+    return header + bytes(-len(header) % 32) + hashlib.shake_128(header).digest(size)

@@ -196,6 +196,15 @@ class PullJob(Answer):
     progress: float
     total_bytes: int | None
     preferred_quantized: bool
+    revision: str | None = Field(description="The commit that is pulled, once the hub told it.")
+    bytes_per_second: float | None
+    eta_seconds: float | None
+    files_done: int
+    files_total: int | None
+    error_code: str | None
+    priority: int
+    attempt: int
+    losses: int = Field(description="How many times its process died under it.")
 
 
 class JobAnswer(RootModel[Generation | PullJob]):

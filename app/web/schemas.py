@@ -55,6 +55,8 @@ def _is_text(part: object) -> bool:
 Seq = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,64}$")]
+Priority = Annotated[int, Field(ge=0, le=9, description="0 is the most urgent.")]
+Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -95,7 +97,7 @@ class GenerateBody(SamplingBody):
         description="Seconds, 1 to 600. A detached job's timeout covers its running alone.",
         json_schema_extra={"minimum": 1, "maximum": MAX_TIMEOUT},  # its own message says more than pydantic's
     )
-    priority: Annotated[int, Field(ge=0, le=9, description="0 is the most urgent.")] = DEFAULT_PRIORITY
+    priority: Priority = DEFAULT_PRIORITY
     detach: bool = Field(False, description="The job goes on waiting when this request is over.")
     expires_in: Annotated[float, Field(ge=1, le=30 * 86_400)] = Field(
         86_400, description="Seconds that a detached job may wait in the queue."
@@ -156,9 +158,18 @@ class PromptBody(GenerateBody):
 class PullBody(Strict):
     """A model to download."""
 
-    model: ModelName
+    model: ModelName = Field(description="`name`, `owner/name`, `owner/name:Q4_K_M` of a GGUF repository, or an alias.")
+    revision: Revision | None = Field(None, description="A branch, a tag or a commit.")
     quantize: Literal["auto", "q4", "q8", "fp16", "fp32", "no"] = "auto"
     init: bool = Field(False, description="Load the model once it is here.")
+    priority: Priority = DEFAULT_PRIORITY
+
+    @field_validator("revision")
+    @classmethod
+    def _plain(cls, revision: str | None) -> str | None:
+        if revision is not None and ".." in revision:
+            raise ValueError("revision must not hold '..'")
+        return revision
 
 
 class JobsQuery(Strict):

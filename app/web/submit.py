@@ -5,12 +5,14 @@ from typing import Any
 
 from flask import g, has_request_context
 
-from app.jobs import DEFAULT_PRIORITY, Kind, State, new_id
+from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
 from app.models import Job, Pull
+from app.names import check_hub_name
 from app.web.schemas import ChatBody, GenerateBody, PullBody
 
-PULL_TIMEOUT = 86_400
+#: Seconds that a pull may take in all: 70 GB over a slow line are days.
+PULL_TIMEOUT = 7 * 86_400
 
 
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: dict[str, Any] | None = None) -> Job:
@@ -50,15 +52,15 @@ def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -
 
 
 def submit_pull(kernel: Kernel, body: PullBody) -> Job:
-    """Commits a download. Raises UnavailableError."""
-    name = kernel.catalog.download_name(body.model)
+    """Commits a download. Raises InvalidRequestError, UnavailableError."""
+    name = check_hub_name(kernel.catalog.download_name(body.model))
     now = time.time()
     job = Job(
         id=new_id(),
         kind=Kind.PULL.value,
         model=name,
         status=State.QUEUED.value,
-        priority=DEFAULT_PRIORITY,
+        priority=body.priority,
         tenant="",
         held=False,
         timeout=PULL_TIMEOUT,
@@ -66,9 +68,10 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
         created_at=now,
         attempt=0,
         losses=0,
-        request={"model": name, "revision": None, "quantize": body.quantize, "init": body.init},
+        request={"model": name, "revision": body.revision, "quantize": body.quantize, "init": body.init},
     )
-    kernel.dispatcher.submit(job, Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0))
+    pull = Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0, files_done=0)
+    kernel.dispatcher.submit(job, pull)
     _note(job)
     return job
 

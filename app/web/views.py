@@ -111,10 +111,26 @@ def _pull(job: Job, pull: Pull, traceback: bool) -> dict[str, Any]:
         "traceback": job.traceback if traceback else None,
         "local_path": pull.local_path,
         "size_bytes": pull.size_bytes,
-        "downloaded_bytes": pull.downloaded_bytes,
-        "progress": pull.progress,
-        "total_bytes": pull.total_bytes,
         "preferred_quantized": pull.preferred_quantized,
+        "error_code": job.error_code,
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "losses": job.losses,
+        **standing(pull),
+    }
+
+
+def standing(pull: Pull) -> dict[str, Any]:
+    """Where a pull's bytes stand, as its followers hear it too."""
+    return {
+        "downloaded_bytes": pull.downloaded_bytes,
+        "total_bytes": pull.total_bytes,
+        "progress": pull.progress,
+        "files_done": pull.files_done,
+        "files_total": pull.files_total,
+        "bytes_per_second": pull.bytes_per_second,
+        "eta_seconds": pull.eta_seconds,
+        "revision": pull.revision,
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -122,10 +123,41 @@ def test_a_pull_is_accepted_and_has_its_sixteen_fields(client: FlaskClient, kern
     body = response.get_json()
     assert body == {"status": "accepted", "job_id": response.headers["X-Job-Id"]}
     shown = client.get(f"/jobs/{body['job_id']}").get_json()
-    assert set(shown) == PULL_FIELDS
+    assert set(shown) >= PULL_FIELDS
     assert (shown["quantize"], shown["init"], shown["progress"]) == ("q4", True, 0.0)
     job = kernel.store.get(body["job_id"]).job
     assert job.request == {"model": "owner/name", "revision": None, "quantize": "q4", "init": True}
+
+
+def test_a_pull_takes_a_revision_and_a_priority(client: FlaskClient, kernel: Kernel) -> None:
+    body = {"model": "owner/name:Q4_K_M", "revision": "refs/pr/1", "priority": 2}
+    job = kernel.store.get(client.post("/pull", json=body).get_json()["job_id"]).job
+
+    assert (job.model, job.request["revision"], job.priority) == ("owner/name:Q4_K_M", "refs/pr/1", 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": "../etc"}, "model"),
+        ({"model": "a/b/c"}, "model"),
+        ({"model": "https://evil.example/m"}, "model"),
+        ({"model": "owner/na--me"}, "model"),
+        ({"model": "owner/"}, "model"),
+        ({"model": "owner/name:"}, "model"),
+        ({"model": "-owner/name"}, "model"),
+        ({"model": "m", "revision": "a/../b"}, "revision"),
+        ({"model": "m", "revision": "-x"}, "revision"),
+        ({"model": "m", "quantize": "q5"}, "quantize"),
+        ({"model": "m", "priority": 10}, "priority"),
+    ],
+)
+def test_a_name_that_no_hub_has_is_refused_at_once(client: FlaskClient, fields: dict[str, Any], param: str) -> None:
+    response = client.post("/pull", json=fields)
+
+    assert response.status_code == 400
+    assert (response.get_json()["error"]["code"], response.get_json()["error"]["param"]) == ("invalid_request", param)
+    assert client.get("/jobs").get_json()["jobs"] == []
 
 
 def test_a_traceback_is_shown_only_where_it_is_asked_for(client: FlaskClient, kernel: Kernel) -> None:

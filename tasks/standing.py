@@ -1,0 +1,67 @@
+"""Where a download stands: its bytes, its files, and how fast they come."""
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+from tasks.child import Line
+
+#: The time over which a rate is taken, in seconds.
+WINDOW = 15.0
+#: The most that is shown of a download before it has succeeded.
+ALMOST = 0.9999
+
+
+class Standing:
+    """What the child's lines told so far."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.downloaded = 0
+        self.commit: str | None = None
+        self._files = 0
+        self._files_done = 0
+        self._file: Line | None = None
+        self._phase = "downloading"
+        self._moves: deque[tuple[float, int]] = deque()
+
+    def hear(self, line: Line) -> None:
+        """Takes in a line of progress."""
+        self.total = line.get("total", self.total)
+        self.commit = line.get("commit", self.commit)
+        self._files = line.get("files", self._files)
+        self._files_done = line.get("files_done", self._files_done)
+        self._file = line.get("file", self._file)
+        self._phase = line.get("phase", self._phase)
+        self.downloaded = max(self.downloaded, line.get("downloaded", 0))
+        self._moves.append((time.monotonic(), self.downloaded))
+
+    def rate(self) -> float:
+        """Bytes a second of late. Falls to 0 where none come."""
+        now = time.monotonic()
+        while len(self._moves) > 1 and self._moves[1][0] < now - WINDOW:
+            self._moves.popleft()
+        if not self._moves:
+            return 0.0
+        at, size = self._moves[0]
+        return (self.downloaded - size) / max(now - at, 1.0)
+
+    def columns(self, earlier: int) -> dict[str, Any]:
+        """The row's view. `earlier`: what was told already, which nothing goes behind."""
+        downloaded, rate = max(self.downloaded, min(earlier, self.total)), self.rate()
+        share = math.floor(downloaded / self.total * 10_000) / 10_000 if self.total else 0.0
+        return {
+            "downloaded_bytes": downloaded,
+            "total_bytes": self.total,
+            "progress": min(share, ALMOST),
+            "files_done": self._files_done,
+            "files_total": self._files,
+            "bytes_per_second": round(rate, 1),
+            "eta_seconds": round((self.total - downloaded) / rate, 1) if rate else None,
+            "revision": self.commit,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """What followers hear beside: the file whose bytes moved last, and what is being done."""
+        return {"phase": self._phase, "file": self._file}

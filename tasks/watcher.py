@@ -1,0 +1,116 @@
+"""One pull that watches a download: its row, its followers, its end."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import structlog
+import tenacity
+
+from app.bus import Entry
+from app.errors import Failure, UnavailableError
+from app.events import Ended, Progress
+from app.jobs import State
+from app.kernel import Kernel
+from app.models import Job
+from app.store import Outcome
+from tasks.standing import Standing
+
+log = structlog.get_logger(__name__)
+
+#: How long a database that does not answer may hold up a pull's end, in seconds.
+END_SECONDS = 60.0
+
+_T = TypeVar("_T")
+
+
+class Watcher:
+    """One attempt at one pull."""
+
+    def __init__(self, kernel: Kernel, node: str, job: Job) -> None:
+        self.job = job
+        self._kernel = kernel
+        self._node = node
+        self._until = time.monotonic() + job.timeout
+        row = kernel.store.get(job.id).pull
+        self.commit = row.revision if row is not None else None
+        self.quantize = row.quantize if row is not None else "auto"
+        self.init = row.init if row is not None else False
+        self._told = row.downloaded_bytes if row is not None else 0
+        self._install()
+
+    def asked(self, ended: str | None) -> State | None:
+        """The state to end in: what somebody asked for, or a deadline that is over."""
+        asked = ended or self.job.end_requested
+        if asked:
+            return State(asked)
+        return State.TIMED_OUT if time.monotonic() > self._until else None
+
+    def tell(self, standing: Standing) -> bool:
+        """Tells the row, and then followers; neither's absence is worth a download. False: the row is not ours."""
+        columns = standing.columns(self._told)
+        with suppress(UnavailableError):
+            if not self._kernel.store.progress_pull(self.job.id, self.job.attempt, columns):
+                self._lost()
+                return False
+        self._told = columns["downloaded_bytes"]
+        self._publish(columns | standing.details())
+        return True
+
+    def succeed(self, standing: Standing, path: str, size: int, *, quantized: bool) -> None:
+        """The one moment at which a pull's progress is 1."""
+        columns = standing.columns(size) | {
+            "downloaded_bytes": size,
+            "total_bytes": size,
+            "progress": 1.0,
+            "eta_seconds": 0.0,
+            "local_path": path,
+            "size_bytes": size,
+            "preferred_quantized": quantized,
+        }
+        if not patiently(lambda: self._kernel.store.succeed_pull(self.job.id, self.job.attempt, columns)):
+            return self._lost()
+        self._publish(columns | standing.details())
+        self._publish_end(State.SUCCEEDED, None)
+
+    def end(self, state: State, failure: Failure | None = None, trace: str | None = None) -> None:
+        """Commits an end without a model, then publishes it."""
+        outcome = Outcome(self.job.id, self.job.attempt, state.value, failure)
+        if not patiently(lambda: self._kernel.store.finish(outcome, trace=trace)):
+            return self._lost()
+        self._publish_end(state, failure)
+
+    def hand_back(self) -> None:
+        """Puts the pull back into the queue: this process stops."""
+        with suppress(UnavailableError):  # the next life of this process does it
+            self._kernel.store.hand_back(self.job.id, self.job.attempt, 0)
+
+    def _install(self) -> None:
+        with suppress(UnavailableError):
+            self._kernel.bus.install(self.job.id, self.job.attempt, self.job.timeout)
+
+    def _publish(self, fields: dict[str, Any]) -> None:
+        with suppress(UnavailableError):
+            self._kernel.bus.publish(self._node, self.job.id, Progress(state=State.RUNNING, fields=fields))
+
+    def _publish_end(self, state: State, failure: Failure | None) -> None:
+        code, message = (failure.code, failure.message) if failure is not None else ("", "")
+        event = Ended(seq=1, state=state.value, code=code, message=message)
+        self._install()  # again: the broker may have been away at the start, or have lost its memory since
+        with suppress(UnavailableError):
+            self._kernel.bus.finish(self._node, Entry(self.job.id, self.job.attempt, event))
+
+    def _lost(self) -> None:
+        log.info("pull_lost", job=self.job.id, attempt=self.job.attempt)
+
+
+def patiently(call: Callable[[], _T]) -> _T:
+    """What ends a pull outlasts a database that is away for a moment: else the row would say `running` for ever."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(UnavailableError),
+        stop=tenacity.stop_after_delay(END_SECONDS),
+        wait=tenacity.wait_fixed(1),
+        reraise=True,
+    )
+    return retrying(call)
