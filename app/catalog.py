@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.database import Database
-from app.errors import ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
+from app.errors import InvalidRequestError, ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import State
 from app.models import Alias, Job, Model
 from app.names import download_name, resolve
@@ -101,6 +101,22 @@ class Catalog:
         with self._db.read() as session:
             models = list(session.scalars(sa.select(Model).order_by(Model.name)))
         return [*models, _SCRIPTED_MODEL] if self._scripted else models
+
+    def configure(self, name: str, **values: list[str] | float | None) -> Model:
+        """Sets what operators say of a model: `devices`, `keep_alive`.
+
+        Raises ModelNotDownloadedError, InvalidRequestError.
+        """
+        name = self.get(name).name
+        if name == SCRIPTED:
+            raise InvalidRequestError("The scripted model is built in; it has no settings.", param="name")
+        with self._db.write() as session:
+            model = session.get(Model, name)
+            if model is None:
+                raise ModelNotDownloadedError(name)
+            for column, value in values.items():
+                setattr(model, column, value)
+        return model
 
     def mark(self, name: str, state: Standing, *, was: Standing) -> bool:
         """Moves a model from one state to another, unless it left the first meanwhile."""

@@ -1,4 +1,4 @@
-"""Dispatch: from rows to messages. Sends released jobs by task name, places models, and closes streams."""
+"""Dispatch: from rows to messages. Sends released jobs by task name, has models placed, and closes streams."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,38 +8,50 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from app import placement
 from app.bus import Bus, Entry
 from app.errors import Failure, UnavailableError
 from app.events import Ended
 from app.jobs import State, queue_of, task_of
+from app.loads import Loads
 from app.models import Job, Pull
-from app.registry import Card, Registry
+from app.registry import Registry
 from app.store import Hint, Outcome, Store
 
 log = structlog.get_logger(__name__)
 
 #: The name under which a process that owns no jobs publishes.
 NODE = "dispatch"
-#: Longer than a control message needs to reach a worker and to show in its card, in seconds.
-PLACING = 5.0
+#: A job that waits so long although its model's slots are all taken is a reason for a further holder, in seconds.
+SPREAD_AFTER = 1.0
 
 
 class Dispatcher:
     """What a job needs from outside its row. A step that fails here is made up for by the next sweep."""
 
-    def __init__(self, store: Store, bus: Bus, registry: Registry, celery: Celery) -> None:
+    def __init__(self, store: Store, bus: Bus, registry: Registry, loads: Loads, celery: Celery) -> None:
         self._store = store
         self._bus = bus
         self._registry = registry
+        self._loads = loads
         self._celery = celery
 
     def submit(self, job: Job, pull: Pull | None = None) -> None:
-        """Accepts a job. Once its row is committed this succeeds, also when the broker is gone."""
+        """Accepts a job. Once its row is committed this succeeds, also when the broker is gone.
+
+        Raises ModelCooldownError before that.
+        """
+        if pull is None:
+            self._check(job.model)
         hints = self._store.submit(job, pull, slots=self._slots(job.model))
         self._send(hints)
         if pull is None:
-            self.place(job.model)
+            self._loads.place(job.model)
+
+    def _check(self, model: str) -> None:
+        try:
+            self._loads.check(model)
+        except UnavailableError:
+            return  # the job waits, and the sweep looks again
 
     def release(self, model: str) -> None:
         """Sends what a model's holders may have by now."""
@@ -47,27 +59,31 @@ class Dispatcher:
         if slots:
             self._send(self._store.release(model, slots))
 
-    def place(self, model: str) -> None:
-        """Asks a worker to load a model that nobody holds or loads."""
+    def settle(self, model: str) -> None:
+        """For a model that has work: asks a worker to load it, or fails the work where no worker can."""
         try:
-            card = self.choose(model)
-            if card is not None and self._registry.reserve(model, PLACING):
-                self._celery.control.broadcast("load", arguments={"model": model}, destination=[card.node])
-                log.info("placed", model=model, node=card.node)
-        except (UnavailableError, OSError, OperationalError, redis.RedisError) as error:
-            log.warning("not_placed", model=model, reason=str(error))
+            cooldown = self._loads.cooldown(model)
+        except UnavailableError as error:
+            log.warning("not_settled", model=model, reason=error.message)
+            return
+        if cooldown is None:
+            self._loads.place(model)
+        else:
+            self.fail_waiting(model, cooldown.failure)
 
-    def choose(self, model: str) -> Card | None:
-        """The worker to load a model that nobody holds or loads. Raises UnavailableError."""
-        cards = self._registry.workers()
-        return None if placement.is_placed(cards, model) else placement.choose(cards)
+    def fail_waiting(self, model: str, failure: Failure) -> None:
+        """Fails what waits for a model, so that nobody waits for nothing. Raises UnavailableError."""
+        self.close_streams(self._store.fail_waiting(model, failure))
 
     def catch_up(self) -> None:
-        """For every model with queued work: release, and place it where it has no holder."""
+        """For every model with queued work: release, place it where nobody holds it, spread it where too few do."""
         self._registry.forget()
-        for model in self._store.waiting_models():
+        waiting = self._store.waiting_models()
+        for model in waiting:
             self.release(model)
-            self.place(model)
+            self.settle(model)
+        for model in self._store.overflowing(SPREAD_AFTER):
+            self._loads.spread(model, waiting)
 
     def resend(self, seconds: float) -> None:
         """Sends again what was released so long ago and never claimed, where the broker has fewer messages than rows.

@@ -12,6 +12,7 @@ TokenyardError
 ├── ModelInUseError         model_in_use
 ├── AliasTakenError         alias_taken
 ├── BadModelError           bad_model | not_a_model | unreadable
+├── ModelCooldownError      model_cooldown
 ├── NotAllowedError         unauthorized | forbidden_origin | forbidden_host
 ├── UnavailableError        broker_unavailable | database_unavailable
 └── JobFailedError          what ended a job: its code is the error that the row keeps
@@ -25,6 +26,8 @@ class TokenyardError(Exception):
     """Something that a user or an operator can mend; the message says how."""
 
     code: ClassVar[str] = "internal"
+    #: Seconds after which trying again makes sense, where that is known.
+    retry_after: int | None = None
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -126,6 +129,20 @@ class BadModelError(TokenyardError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message, param="path")
         self.code = code  # type: ignore[misc]  # each instance carries its own
+
+
+class ModelCooldownError(TokenyardError):
+    """No engine could load the model a moment ago, on any worker; until the cooldown is over nobody tries again."""
+
+    code = "model_cooldown"
+
+    def __init__(self, name: str, reason: str, retry_after: int) -> None:
+        super().__init__(
+            f"Model '{name}' could not be loaded, and is not tried again for {retry_after} s: {reason} "
+            f"To try at once: POST /models/{name}/reload",
+            param="model",
+        )
+        self.retry_after = retry_after
 
 
 class NotAllowedError(TokenyardError):

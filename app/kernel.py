@@ -8,10 +8,13 @@ from app.aliases import Aliases
 from app.batches import Batches
 from app.bus import Bus, connect
 from app.catalog import Catalog
+from app.cooldown import Cooldowns
 from app.database import Database
 from app.dispatch import Dispatcher
 from app.files import Files
 from app.lives import Lives
+from app.loads import Loads
+from app.orders import Orders
 from app.registry import Registry
 from app.sessions import Sessions
 from app.settings import Settings
@@ -33,6 +36,8 @@ class Kernel:
     sessions: Sessions
     bus: Bus
     registry: Registry
+    loads: Loads
+    orders: Orders
     dispatcher: Dispatcher
 
     def close(self) -> None:
@@ -48,6 +53,9 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
     client = connect(settings.redis_url)
     bus = Bus(client, stream_ttl=settings.stream_ttl_seconds)
     registry = Registry(client, lease=settings.lease_seconds)
+    catalog = Catalog(database, scripted=settings.enable_scripted_engine)
+    celery = celery or sender()
+    loads = Loads(registry, Cooldowns(client, settings.model_load_cooldown), catalog, celery)
     return Kernel(
         settings=settings,
         database=database,
@@ -55,12 +63,14 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         batches=Batches(database),
         files=Files(database, settings.data_dir / "files"),
         lives=Lives(database, store),
-        catalog=Catalog(database, scripted=settings.enable_scripted_engine),
+        catalog=catalog,
         aliases=Aliases(database),
         sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns),
         bus=bus,
         registry=registry,
-        dispatcher=Dispatcher(store, bus, registry, celery or sender()),
+        loads=loads,
+        orders=Orders(registry, loads),
+        dispatcher=Dispatcher(store, bus, registry, loads, celery),
     )
 
 

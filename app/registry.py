@@ -26,6 +26,23 @@ class Holding(msgspec.Struct, frozen=True):
     running: int = 0
     load_ns: int = 0
     context: int | None = None
+    why: str = ""  #: why an engine other than the first choice has it
+    quantization: str = ""
+    dtype: str = ""
+    bytes: int = 0  #: of weights and cache
+    keep_alive: float = -1.0  #: seconds without work until it goes; below 0: only another model's need ends it
+    pinned: bool = False  #: somebody asked to keep it for ever: it goes last
+    expires_at: float | None = None  #: since the epoch; None while it works, or stays
+    leaving: bool = False  #: takes no further job; ends with those that run
+
+
+class Loading(msgspec.Struct, frozen=True):
+    """A model on its way into a worker's memory."""
+
+    model: str
+    backend: str = ""  #: empty while it waits for its turn or for room
+    fraction: float = 0.0
+    since: float = 0.0  #: seconds since the epoch
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -37,17 +54,23 @@ class Card(msgspec.Struct, frozen=True):
     pid: int
     life: str
     holdings: tuple[Holding, ...] = ()
-    loading: tuple[str, ...] = ()
-    failures: dict[str, str] = {}
+    loading: tuple[Loading, ...] = ()
     cache_limit: int = 1
+    memory_total: int = 0  #: bytes of the device that engines may take; 0: unknown
+    memory_free: int = 0
+    utilization: float | None = None  #: of the device, 0 to 1; None: unknown
     torch_version: str = ""
     cuda_available: bool = False
     gpu_memory_allocated_mb: float = 0.0
     gpu_memory_reserved_mb: float = 0.0
 
-    def holds(self, model: str) -> bool:
-        """Whether the model is in memory here."""
-        return any(holding.model == model for holding in self.holdings)
+    def held(self, model: str) -> Holding | None:
+        """The model in memory here, unless it is on its way out."""
+        return next((h for h in self.holdings if h.model == model and not h.leaving), None)
+
+    def awaited(self, model: str) -> Loading | None:
+        """The model on its way in here."""
+        return next((loading for loading in self.loading if loading.model == model), None)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -71,13 +94,18 @@ class Registry:
             pipe.set(_key(card.node), _encoder.encode(card), ex=self._lease)
             pipe.execute()
 
-    def retire(self, node: str) -> None:
-        """Takes a worker's card away, because it ended or was declared dead. Raises UnavailableError."""
-        with available(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.srem(_NODES, node)
-            pipe.delete(_key(node))
-            pipe.execute()
+    def retire(self, node: str, life: str) -> None:
+        """Takes the card of a life away that ended or was declared dead; a later life's stays.
+
+        Raises UnavailableError.
+        """
         self.forget()
+        if any(card.node == node and card.life == life for card in self.workers()):
+            with available(), self._redis.pipeline(transaction=False) as pipe:
+                pipe.srem(_NODES, node)
+                pipe.delete(_key(node))
+                pipe.execute()
+            self.forget()
 
     def workers(self) -> tuple[Card, ...]:
         """The cards of the living, at most FRESH seconds old. Raises UnavailableError."""
@@ -97,7 +125,7 @@ class Registry:
 
     def slots(self, model: str) -> int:
         """How many requests of a model its holders run at once. Raises UnavailableError."""
-        return sum(h.slots for card in self.workers() for h in card.holdings if h.model == model)
+        return sum(h.slots for card in self.workers() if (h := card.held(model)) is not None)
 
     def reserve(self, model: str, seconds: float) -> bool:
         """Keeps the placing of a model to one process, until its worker shows it as loading."""

@@ -10,11 +10,13 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.durations import FOR_EVER, seconds_of
 from app.errors import BadSettingsError
 
+Duration = Annotated[float, BeforeValidator(seconds_of)]
 Role = Literal["web", "worker", "puller", "keeper", "beat", "flower", "cli"]
 
 
@@ -47,8 +49,12 @@ class Settings(BaseSettings):
     gpu_layers: int = -1
     max_cache_models: Annotated[int, Field(ge=1, le=64)] = 2
     preload_models: Annotated[tuple[str, ...], NoDecode] = ()
-    model_load_cooldown: float = 300.0
-    model_load_timeout: float = 600.0
+    keep_alive: Duration = FOR_EVER
+    model_load_cooldown: Annotated[float, Field(ge=0)] = 300.0
+    model_load_timeout: Annotated[float, Field(gt=0)] = 600.0
+    model_q4_threshold_bytes: Annotated[float, Field(ge=0)] = 14e9
+    max_gpu_memory: ByteSize | None = None
+    max_cpu_memory: ByteSize | None = None
     enable_scripted_engine: bool = False
 
     hf_home: Path | None = None

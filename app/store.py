@@ -258,6 +258,17 @@ class Store:
         with self._db.read() as session:
             return list(session.scalars(query))
 
+    def overflowing(self, seconds: float) -> list[str]:
+        """The models with a generation that has waited so long outside the broker's window."""
+        query = (
+            sa.select(Job.model)
+            .where(Job.status == State.QUEUED, Job.kind != Kind.PULL, Job.released_at.is_(None))
+            .where(Job.created_at < time.time() - seconds)
+            .distinct()
+        )
+        with self._db.read() as session:
+            return list(session.scalars(query))
+
     def depths(self) -> list[tuple[str, str, str, int]]:
         """How many jobs are open, by (kind, model, status)."""
         query = (

@@ -1,7 +1,8 @@
 """What can go wrong with a whole engine. What is wrong with one request travels as a `Failure` in its last chunk.
 
 EngineError             engine_failed
-├── LoadError           backend_missing | bad_model | out_of_memory | load_timeout | unknown_engine | engine_failed
+├── LoadError           backend_missing | unsupported_model | bad_model | out_of_memory | load_timeout
+│                       | load_cancelled | unknown_engine | engine_failed
 └── EngineDiedError     engine_died
 """
 

@@ -18,6 +18,36 @@ from inference.wire import Abort, Close, Command, Progress, Reader, Submit, Writ
 GRACE = 2.0
 
 
+class Ender:
+    """Ends a load from any thread, before or while its child runs. The first reason stands."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None  #: the code of the LoadError that comes of it
+        self._process: Process | None = None
+        self._lock = threading.Lock()
+
+    def end(self, reason: str = "load_cancelled") -> None:
+        """End the load. Returns when nothing of the child is left."""
+        with self._lock:
+            self.reason = self.reason or reason
+            process = self._process
+        if process is not None:
+            process.kill()
+
+    def watch(self, process: Process) -> None:
+        """The child that is to be ended; at once, where somebody asked before there was one."""
+        with self._lock:
+            self._process = process
+            asked = self.reason is not None
+        if asked:
+            process.kill()
+
+    def forget(self) -> None:
+        """The load is over: a later `end` does nothing to the engine."""
+        with self._lock:
+            self._process = None
+
+
 class RemoteEngine:
     """An engine in a process group of its own: its death is an error here, and its memory comes back on close."""
 
@@ -31,23 +61,26 @@ class RemoteEngine:
         self._read = False
 
     @classmethod
-    def load(cls, spec: Spec, timeout: float, on_progress: OnProgress | None = None) -> Self:
-        """Start a child and have it load a model, in at most `timeout` seconds.
+    def load(
+        cls, spec: Spec, timeout: float, on_progress: OnProgress | None = None, ender: Ender | None = None
+    ) -> Self:
+        """Start a child and have it load a model, in at most `timeout` seconds, unless `ender` ends it.
 
         Raises LoadError; then nothing of the child is left.
         """
+        ender = ender or Ender()
         process, commands, file = _start()
-        expired = threading.Event()
-        expiry = threading.Timer(timeout, _expire, (process, expired))
+        expiry = threading.Timer(timeout, ender.end, ("load_timeout",))
         expiry.daemon = True
-        expiry.start()
         try:
+            ender.watch(process)
+            expiry.start()
             info = _greet(spec, commands, file, on_progress)
+            if ender.reason is not None or info is None:
+                process.kill()
+                raise _stillborn(spec, process.returncode, ender.reason, timeout)
             if isinstance(info, Failure):
                 raise LoadError(info.code, info.message)
-            if info is None:
-                process.kill()
-                raise _stillborn(spec, process.returncode, timeout if expired.is_set() else None)
         except BaseException:
             process.kill()
             commands.close()
@@ -55,6 +88,7 @@ class RemoteEngine:
             raise
         finally:
             expiry.cancel()
+            ender.forget()
         return cls(info, process, commands, file)
 
     def submit(self, request: Request) -> None:
@@ -160,13 +194,10 @@ def _greet(spec: Spec, commands: Writer, file: BinaryIO, on_progress: OnProgress
     return said
 
 
-def _expire(process: Process, expired: threading.Event) -> None:
-    expired.set()
-    process.kill()
-
-
-def _stillborn(spec: Spec, returncode: int | None, timeout: float | None) -> LoadError:
-    if timeout is not None:
+def _stillborn(spec: Spec, returncode: int | None, reason: str | None, timeout: float) -> LoadError:
+    if reason == "load_cancelled":
+        return LoadError(reason, f"The load of {spec.path} was cancelled.")
+    if reason is not None:
         return LoadError(
             "load_timeout",
             f"Loading {spec.path} took longer than {timeout:g} s. Raise MODEL_LOAD_TIMEOUT, or take a smaller model.",

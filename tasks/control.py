@@ -6,16 +6,57 @@ from celery.worker import control
 
 from tasks.startup import cancel, process
 
+NO_WORKER = {"error": "this node holds no models"}
+
 _celery_revoke = control.Panel.data["revoke"]
 
 
+Reply = dict[str, str]
+
+
 @control.control_command(args=[("model", str)], signature="<model>")
-def load(_state: Any, model: str) -> dict[str, str]:
+def load(_state: Any, model: str, gentle: bool = False, keep_alive: float | None = None) -> Reply:
     """Begins to load a model here."""
     if process.worker is None:
-        return {"error": "this node holds no models"}
-    process.worker.garage.load(model)
+        return NO_WORKER
+    process.worker.load(model, gentle=gentle, keep_alive=keep_alive)
     return {"ok": f"loading {model}"}
+
+
+@control.control_command(args=[("model", str)], signature="<model>")
+def unload(_state: Any, model: str, force: bool = False) -> Reply:
+    """Ends a model here, or its load."""
+    if process.worker is None:
+        return NO_WORKER
+    process.worker.unload(model, force=force)
+    return {"ok": f"unloading {model}"}
+
+
+@control.control_command(args=[("model", str)], signature="<model>")
+def reload(_state: Any, model: str) -> Reply:
+    """Loads a model anew here."""
+    if process.worker is None:
+        return NO_WORKER
+    process.worker.loader.reload(model)
+    return {"ok": f"reloading {model}"}
+
+
+@control.control_command(args=[("model", str), ("seconds", float)], signature="<model> <seconds>")
+def keep(_state: Any, model: str, seconds: float, pinned: bool = False) -> Reply:
+    """Says how long a model stays here without work; below 0: until another one needs its place."""
+    if process.worker is None:
+        return NO_WORKER
+    process.worker.keep(model, seconds, pinned=pinned)
+    return {"ok": f"keeping {model}"}
+
+
+@control.control_command(args=[("model", str)], signature="<model>")
+def cancel_load(_state: Any, model: str) -> Reply:
+    """Ends the load of a model here."""
+    if process.worker is None:
+        return NO_WORKER
+    process.worker.loader.cancel(model)
+    return {"ok": f"not loading {model}"}
 
 
 @control.control_command(name="revoke", args=[("task_id", str)], signature="[id1 [id2 [... [idN]]]]")

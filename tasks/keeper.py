@@ -56,6 +56,7 @@ def sweep(kernel: Kernel, watch: Watch) -> None:
     for life in watch.dead(kernel.lives.open(), host=settings.node, lease=settings.lease_seconds):
         log.warning("life_ended", node=life.node, life=life.id)
         outcomes += kernel.lives.bury(life.id)
+        kernel.loads.bury(life.node, life.id)
     kernel.dispatcher.close_streams(outcomes)
     kernel.dispatcher.resend(settings.resend_seconds)
     kernel.dispatcher.catch_up()

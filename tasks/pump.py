@@ -18,14 +18,16 @@ log = structlog.get_logger(__name__)
 class Pump:
     """One loaded engine and the runs that it serves. Its own thread reads the steps."""
 
-    def __init__(self, engine: Engine, bus: Bus, node: str, on_death: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, bus: Bus, node: str) -> None:
         self.engine = engine
         self.lock = threading.Lock()
         self.runs: dict[str, Run] = {}
         self._bus = bus
         self._node = node
-        self._on_death = on_death
-        threading.Thread(target=self._pump, name="pump", daemon=True).start()
+
+    def begin(self, on_death: Callable[[], None]) -> None:
+        """Begins to read the engine's steps; `on_death` is called when there are no more, whatever ended them."""
+        threading.Thread(target=self._pump, args=(on_death,), name="pump", daemon=True).start()
 
     def start(self, run: Run) -> None:
         """Hands a run to the engine. An engine that is gone ends it at once."""
@@ -44,7 +46,7 @@ class Pump:
         for choice in run.unfinished:
             self.engine.abort(_request_id(run, choice))
 
-    def _pump(self) -> None:
+    def _pump(self, on_death: Callable[[], None]) -> None:
         try:
             for step in self.engine.steps():
                 self._carry(step)
@@ -54,7 +56,7 @@ class Pump:
             left = list(self.runs.values())
             for run in left:
                 run.finish(End(Way.ENGINE_DIED))
-        self._on_death()
+        on_death()
 
     def _carry(self, step: list[Chunk]) -> None:
         with self.lock:

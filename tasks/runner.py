@@ -11,7 +11,8 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
-from tasks.garage import Bay, Garage
+from tasks.bay import Bay
+from tasks.garage import Garage
 from tasks.run import End, Run, Way
 
 log = structlog.get_logger(__name__)
@@ -37,10 +38,16 @@ class Runner:
         job = self._kernel.store.claim(job_id, self._life, self._node)
         if job is None:
             return
-        bay = self._garage.bay(job.model)
-        if bay is None or self._closing.is_set():
+        bay = None if self._closing.is_set() else self._garage.enter(job.model, job.request.get("keep_alive"))
+        if bay is None:
             self._kernel.store.hand_back(job.id, job.attempt, job.last_seq)
             return
+        try:
+            self._run(job, bay)
+        finally:
+            self._garage.leave(bay)
+
+    def _run(self, job: Job, bay: Bay) -> None:
         run = self._begin(job, bay)
         if run is None:
             return
@@ -120,6 +127,13 @@ class Runner:
         """How far each running job has emitted."""
         with self._lock:
             return {job_id: len(run.tokens) for job_id, run in self._runs.items()}
+
+    def hand_back(self, model: str) -> None:
+        """Gives a model's running jobs back to the queue, because it has to go now."""
+        with self._lock:
+            runs = [run for run in self._runs.values() if run.job.model == model]
+        for run in runs:
+            run.stop(End(Way.HANDED_BACK))
 
     def hand_back_all(self) -> None:
         """Gives every running job back to the queue, because this worker stops."""

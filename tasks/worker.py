@@ -1,22 +1,39 @@
 """The worker: one process pinned to one device. Built once, at the start of the process."""
 
 import os
+import threading
+import time
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import psutil
+import redis
 import structlog
+from kombu.exceptions import OperationalError
 
 from app import devices
 from app.errors import UnavailableError
+from app.jobs import model_queue
 from app.kernel import Kernel
+from app.loads import PLACING
 from app.registry import Card
+from inference.memory import available
+from tasks.bay import Bay
+from tasks.budget import Budget, Memory
 from tasks.devices import hold_device, pin
 from tasks.garage import Garage
 from tasks.lease import Lease
+from tasks.loader import Loader
+from tasks.opener import Opener
 from tasks.runner import Runner
 
 log = structlog.get_logger(__name__)
+
+#: How often a worker looks whether a model is preloaded, in seconds.
+PRELOAD_POLL = 1.0
+#: Celery consumes a queue so long after it was told to, at most, in seconds.
+LISTENING = 10.0
 
 
 class Worker:
@@ -28,11 +45,18 @@ class Worker:
         self.device = devices.find(kernel.settings.device)
         self._hold = hold_device(self.device, kernel.settings)
         pin(self.device)
+        self._stopping = threading.Event()
+        self._utilization: float | None = None
         self._celery = celery
         self.life = begin_life(kernel, node)
-        self.garage = Garage(kernel, node, consume=self._consume, cease=self._cease)
+        self.garage = Garage(consume=self._consume, cease=self._cease)
+        self.budget = Budget(kernel.settings, self._measure, gpu=self.device.is_gpu, peers=self._peers)
+        opener = Opener(kernel, node, self.garage, self.budget, tell=self._announce_soon)
+        self.loader = Loader(kernel, node, self.garage, opener)
         self.runner = Runner(kernel, self.garage, self.life, node)
-        self.garage.on_change = self._announce_soon
+        self.garage.on_change = self.loader.on_change = self._announce_soon
+        self.garage.on_death = self.loader.load
+        self.garage.waiting = kernel.store.waiting_models
         self.lease = Lease(
             kernel,
             self.life,
@@ -45,30 +69,68 @@ class Worker:
         """Called when Celery listens: shows itself, and asks for the work that waits."""
         self._announce_soon()
         self.lease.start()
-        for model in self.kernel.settings.preload_models:
-            self.garage.load(model)
+        self.garage.start()
+        self.loader.start()
         try:
             self._take_waiting()
         except UnavailableError:
             log.warning("not_caught_up")  # the sweep does it
+        if self.kernel.settings.preload_models:
+            threading.Thread(target=self._preload, name="preload", daemon=True).start()
 
     def _take_waiting(self) -> None:
         """Loads at once what falls to this worker: it may not hear control messages yet."""
         for model in self.kernel.store.waiting_models():
-            card = self.kernel.dispatcher.choose(model)
+            card = self.kernel.loads.choose(model)
             if card is not None and card.node == self.node:
-                self.garage.load(model)
+                self.loader.load(model)
+
+    def _preload(self) -> None:
+        """Loads the models of PRELOAD_MODELS that no worker has, each on one of them."""
+        for model in self.kernel.settings.preload_models:
+            while not self._stopping.is_set() and not self._is_preloaded(model):
+                self._stopping.wait(PRELOAD_POLL)
+
+    def _is_preloaded(self, model: str) -> bool:
+        """Whether a worker has it, or now loads it. False: another one may be about to, or the broker is away."""
+        try:
+            card = self.kernel.loads.choose(model)
+            if card is None or self.kernel.loads.cooldown(model) is not None:
+                return True
+            if card.node != self.node or not self.kernel.registry.reserve(model, PLACING):
+                return False
+        except UnavailableError:
+            return False
+        self.loader.load(model)
+        return True
+
+    def load(self, model: str, *, gentle: bool = False, keep_alive: float | None = None) -> None:
+        """Loads a model unless it is here; either way it stays as long as somebody asks."""
+        self.loader.load(model, gentle=gentle, keep_alive=keep_alive)
+
+    def unload(self, model: str, *, force: bool = False) -> None:
+        """Ends a model, or its load. Jobs that run finish first; with `force` they go back to the queue."""
+        self.loader.cancel(model)
+        if self.garage.drain(model) is not None and force:
+            self.runner.hand_back(model)
+
+    def keep(self, model: str, seconds: float, *, pinned: bool) -> None:
+        """Says how long a model stays without work."""
+        self.garage.keep(model, seconds, pinned=pinned)
+        self._announce_soon()
 
     def stop(self) -> None:
         """Hands every job back and ends every engine; what is queued goes to others, or to the next life."""
+        self._stopping.set()
         self.runner.hand_back_all()
 
     def close(self) -> None:
         """After the last task: gives back the engines, the life and the device."""
         self.lease.stop()
+        self.loader.close()
         self.garage.close()
         try:
-            self.kernel.registry.retire(self.node)
+            self.kernel.registry.retire(self.node, self.life)
             self.kernel.lives.bury(self.life)
         except UnavailableError:
             log.warning("not_retired")  # the next life on this device declares it dead
@@ -76,22 +138,57 @@ class Worker:
 
     def announce(self) -> None:
         """Writes this worker's card. Raises UnavailableError."""
-        settings = self.kernel.settings
-        self.kernel.registry.announce(
-            Card(
-                node=self.node,
-                device=self.device.name,
-                host=settings.node,
-                pid=os.getpid(),
-                life=self.life,
-                holdings=tuple(bay.holding() for bay in self.garage.bays()),
-                loading=self.garage.loading(),
-                failures=dict(self.garage.failures),
-                cache_limit=settings.max_cache_models,
-                torch_version=_version("torch"),
-            )
-        )
+        bays = self.garage.bays()
+        self.kernel.registry.announce(self._card(bays))
         self.kernel.registry.forget()
+        self._listen_again(bays)
+
+    def _card(self, bays: list[Bay]) -> Card:
+        settings, gpu = self.kernel.settings, self.device.is_gpu
+        held = sum(bay.size for bay in bays)
+        memory = self.budget.memory([held])
+        return Card(
+            node=self.node,
+            device=settings.device,
+            host=settings.node,
+            pid=os.getpid(),
+            life=self.life,
+            holdings=tuple(bay.holding() for bay in bays),
+            loading=self.loader.loading(),
+            cache_limit=settings.max_cache_models,
+            memory_total=memory.total,
+            memory_free=memory.free,
+            utilization=self._utilization,
+            torch_version=_version("torch"),
+            cuda_available=gpu,
+            gpu_memory_allocated_mb=round(held / 1e6, 1) if gpu else 0.0,
+            gpu_memory_reserved_mb=round((memory.total - memory.free) / 1e6, 1) if gpu else 0.0,
+        )
+
+    def _listen_again(self, bays: list[Bay]) -> None:
+        """Consumes what should be consumed and is not: the message that said so may have been lost."""
+        consumed = self._celery.amqp.queues.consume_from
+        for bay in bays:
+            if not bay.leaving and time.monotonic() - bay.since > LISTENING and model_queue(bay.model) not in consumed:
+                log.warning("listens_again", model=bay.model)
+                self._consume(model_queue(bay.model))
+
+    def _measure(self) -> Memory:
+        reading = devices.read(self.device)
+        if reading is None:
+            return Memory(0, 0)
+        self._utilization = reading.utilization
+        free = reading.free if self.device.is_gpu else min(reading.free, available())
+        return Memory(reading.total, free)
+
+    def _peers(self) -> int:
+        """How many workers share this one's memory: all CPU workers of a host do."""
+        try:
+            cards = self.kernel.registry.workers()
+        except UnavailableError:
+            return 1
+        host = self.kernel.settings.node
+        return 1 if self.device.is_gpu else sum(card.host == host and card.device.startswith("cpu") for card in cards)
 
     def _announce_soon(self) -> None:
         try:
@@ -100,10 +197,16 @@ class Worker:
             log.warning("not_announced")  # the next renewal does it
 
     def _consume(self, queue: str) -> None:
-        self._celery.control.add_consumer(queue, destination=[self.node])
+        self._tell_celery(self._celery.control.add_consumer, queue)
 
     def _cease(self, queue: str) -> None:
-        self._celery.control.cancel_consumer(queue, destination=[self.node])
+        self._tell_celery(self._celery.control.cancel_consumer, queue)
+
+    def _tell_celery(self, command: Callable[..., Any], queue: str) -> None:
+        try:
+            command(queue, destination=[self.node])
+        except (OSError, OperationalError, redis.RedisError) as error:
+            log.warning("not_told", queue=queue, reason=str(error))  # a later renewal sees what is not consumed
 
 
 def begin_life(kernel: Kernel, node: str) -> str:

@@ -24,6 +24,7 @@ from app.web import (
     pulls,
     security,
     sessions,
+    workers,
     ws,
 )
 from app.web.current import KEY, Site
@@ -56,7 +57,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     security.register(app, kernel.settings)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases)
-    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, sessions.sessions, health.health):
+    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, sessions.sessions, workers.workers, health.health):
         app.register_api(blueprint)
     openai.register(app)
     ollama.register(app)

@@ -253,17 +253,57 @@ class PullAnswer(Answer):
     job_id: str
 
 
+class LoadFailure(Answer):
+    """A load that failed lately."""
+
+    model: str
+    code: str
+    message: str
+    retry_after: float = Field(description="Seconds until it is tried again.")
+
+
+class WorkerFailure(LoadFailure):
+    """The same, and where."""
+
+    worker: str
+
+
+class LoadingModel(Answer):
+    """A model on its way into a worker's memory."""
+
+    model: str
+    backend: str | None = Field(description="null while it waits for its turn, or for room.")
+    progress: float
+    since: datetime
+
+
+class WorkerLoading(LoadingModel):
+    """The same, and where."""
+
+    worker: str
+
+
 class ModelEntry(Answer):
-    """A model on this machine, and where it is loaded."""
+    """A model on this machine, and where and how it is loaded."""
 
     model: str
     loaded: bool
     backend: str | None
+    why: str | None = Field(description="Why an engine other than the first choice has it.")
+    quantize: str = Field(description="What its pull asked for.")
+    quantization: str | None = Field(description="How its weights lie in memory, or in its files.")
+    dtype: str | None
+    context: int | None
     size_bytes: int
     local_path: str
     load_duration: int
+    keep_alive: float | None = Field(description="Seconds without work; below 0: until another needs its place.")
+    expires_at: datetime | None
+    devices: list[str] = Field(description="Those that it is bound to; none: it goes anywhere.")
     aliases: list[str]
     workers: list[str]
+    loading: list[WorkerLoading]
+    failures: list[WorkerFailure]
 
 
 class ModelsAnswer(Answer):
@@ -277,8 +317,17 @@ class HeldModel(Answer):
 
     model: str
     backend: str
+    why: str | None
     slots: int
     running: int
+    context: int | None
+    quantization: str | None
+    dtype: str | None
+    size_bytes: int = Field(description="Of its weights and cache in memory.")
+    load_duration: int
+    keep_alive: float
+    expires_at: datetime | None
+    leaving: bool = Field(description="It takes no further job and goes when the last has finished.")
 
 
 class WorkerEntry(Answer):
@@ -288,9 +337,49 @@ class WorkerEntry(Answer):
     device: str
     host: str
     pid: int
+    cache_limit: int
+    memory_total: int | None
+    memory_free: int | None
+    utilization: float | None
     models: list[HeldModel]
-    loading: list[str]
-    failures: dict[str, str]
+    loading: list[LoadingModel]
+    failures: list[LoadFailure]
+
+
+class WorkersAnswer(Answer):
+    """Every worker that is alive."""
+
+    workers: list[WorkerEntry]
+
+
+class OrderAnswer(Answer):
+    """Workers were asked; GET /workers and GET /models show what comes of it."""
+
+    status: Literal["loading", "unloading", "reloading", "cancelling", "nothing to do"]
+    model: str
+    workers: list[str]
+
+
+class BoundAnswer(Answer):
+    """Where a model may be loaded from now on."""
+
+    model: str
+    devices: list[str]
+    unloading: list[str] = Field(description="The workers that it leaves.")
+
+
+class KeptAnswer(Answer):
+    """How long a model stays without work from now on."""
+
+    model: str
+    keep_alive: float | None
+
+
+class ClearedAnswer(Answer):
+    """Cooldowns ended."""
+
+    status: Literal["cleared"]
+    models: list[str]
 
 
 class QueueDepth(Answer):

@@ -40,8 +40,11 @@ STATUSES = {
     "cancelled": 409,
     "model_in_use": 409,
     "alias_taken": 409,
+    "load_cancelled": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
+    "model_cooldown": 429,
+    "no_worker": 503,
     "broker_unavailable": 503,
     "database_unavailable": 503,
 }
@@ -91,15 +94,17 @@ def _native(fault: Fault) -> tuple[dict[str, Any], int]:
     return body, fault.status
 
 
-def respond(code: str, message: str, param: str | None = None, *, status: int | None = None) -> Response:
+def respond(
+    code: str, message: str, param: str | None = None, *, status: int | None = None, retry_after: int | None = None
+) -> Response:
     """An error as a whole response, in the words of the dialect that was spoken to."""
     shapes: dict[str, Shape] = current_app.extensions[SHAPES]
     shape = next((shape for prefix, shape in shapes.items() if request.path.startswith(prefix)), _native)
     body, status = shape(Fault(code, message, param, status or STATUSES.get(code, 500)))
     response = jsonify(body)
     response.status_code = status
-    if response.status_code == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+    if retry_after is not None or response.status_code == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER if retry_after is None else retry_after)
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -134,6 +139,8 @@ def explain(error: ValidationError) -> InvalidRequestError:
     own = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return InvalidRequestError(own, param=param)
+    if fault["type"] in ("model_type", "model_attributes_type") and not param:
+        return InvalidRequestError("The body must be a JSON object.")
     if fault["type"] == "extra_forbidden":
         return InvalidRequestError(f"{param}: no such field", param=param)
     return InvalidRequestError(f"{param}: {own}" if param else own, param=param)
@@ -167,7 +174,7 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(TokenyardError)
     def _known(error: TokenyardError) -> Response:
-        return respond(error.code, error.message, error.param)
+        return respond(error.code, error.message, error.param, retry_after=error.retry_after)
 
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response | HTTPException:

@@ -63,7 +63,7 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
     site.kernel.batches.add(jobs)
     for model in {job.model for job in jobs}:
         site.kernel.dispatcher.release(model)
-        site.kernel.dispatcher.place(model)
+        site.kernel.loads.place(model)
     return jsonify({"group": group, "count": len(jobs), "ids": [job.id for job in jobs]}), 202
 
 

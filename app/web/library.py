@@ -3,6 +3,7 @@
 from typing import Any
 
 import psutil
+import structlog
 from flask import Response, jsonify
 from pydantic import Field
 
@@ -20,6 +21,8 @@ from app.web.library_answers import ModelAnswer, RemovedAnswer, SuggestedAnswer
 from app.web.offload import offload
 from app.web.schemas import ModelPath, Strict
 from app.web.views import iso
+
+log = structlog.get_logger(__name__)
 
 library = blueprint("library", "models", "What this machine can run.")
 
@@ -83,6 +86,7 @@ def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
     kernel.catalog.begin_removal(model.name, force=query.force)
     if query.force:
         _end_jobs(kernel, model.name)
+    _unload(kernel, model.name, force=query.force)
     # From here on a crash loses nothing: the keeper goes on with what it finds half removed.
     deleted = offload(delete_files, model, kernel.catalog.models(), kernel.settings)
     kernel.catalog.end_removal(model.name)
@@ -96,6 +100,13 @@ def _end_jobs(kernel: Kernel, name: str) -> None:
         kernel.dispatcher.end(detail.job.id, State.CANCELLED)
 
 
+def _unload(kernel: Kernel, name: str, *, force: bool) -> None:
+    try:
+        kernel.orders.unload(name, force=force)
+    except UnavailableError:
+        log.warning("not_unloaded", model=name)  # its memory comes back when another model needs the place
+
+
 def _cards(kernel: Kernel) -> tuple[Card, ...]:
     try:
         return kernel.registry.workers()
@@ -103,9 +114,9 @@ def _cards(kernel: Kernel) -> tuple[Card, ...]:
         return ()
 
 
-def _memory(_cards: tuple[Card, ...]) -> int:
-    """The most that one model may take, in bytes."""
-    return int(psutil.virtual_memory().total)
+def _memory(cards: tuple[Card, ...]) -> int:
+    """The most that one model may take, in bytes: what the largest device has, or this machine where nobody tells."""
+    return max((card.memory_total for card in cards), default=0) or int(psutil.virtual_memory().total)
 
 
 def _can_shrink(model: Model) -> bool:

@@ -2,13 +2,18 @@
 
 from typing import Any
 
+import structlog
 from flask import Response, jsonify
 
+from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.models import Model
 from app.registry import Card
 from app.web.answers import ModelsAnswer, blueprint
 from app.web.current import here
+from app.web.residence import residence
+
+log = structlog.get_logger(__name__)
 
 models = blueprint("models", "models", "What this machine can run.")
 
@@ -17,23 +22,21 @@ models = blueprint("models", "models", "What this machine can run.")
 def list_models() -> Response:
     """Every model on this machine, and which workers hold it."""
     kernel = here().kernel
+    cards: tuple[Card, ...] = ()
+    failures: list[Cooldown] = []
     try:
-        cards = kernel.registry.workers()
+        cards, failures = kernel.registry.workers(), kernel.loads.failures()
     except UnavailableError:
-        cards = ()
-    aliases = kernel.aliases.of_models()
-    return jsonify({"models": [_show(model, cards, aliases) for model in kernel.catalog.models()]})
+        log.info("models_without_workers")
+    aliases, models = kernel.aliases.of_models(), kernel.catalog.models()
+    shown = [_show(model, aliases.get(model.name, [])) | residence(model, cards, failures) for model in models]
+    return jsonify({"models": shown})
 
 
-def _show(model: Model, cards: tuple[Card, ...], aliases: dict[str, list[str]]) -> dict[str, Any]:
-    held = [(card, holding) for card in cards for holding in card.holdings if holding.model == model.name]
+def _show(model: Model, aliases: list[str]) -> dict[str, Any]:
     return {
         "model": model.name,
-        "loaded": bool(held),
-        "backend": held[0][1].backend if held else None,
         "size_bytes": model.size_bytes,
         "local_path": model.path,
-        "load_duration": max((holding.load_ns for _, holding in held), default=0),
-        "aliases": aliases.get(model.name, []),
-        "workers": [card.node for card, _ in held],
+        "aliases": aliases,
     }

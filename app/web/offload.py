@@ -13,6 +13,7 @@ from gevent import monkey
 
 from app.dispatch import Dispatcher
 from app.kernel import Kernel, open_kernel, sender
+from app.orders import Orders
 from app.settings import Settings
 
 P = ParamSpec("P")
@@ -65,14 +66,17 @@ def open_offloaded(settings: Settings) -> Kernel:
     """The kernel of a web process."""
     celery = sender()
     kernel = open_kernel(settings, celery)
-    store = cast(Any, Offloaded(kernel.store))
+    store, catalog = cast(Any, Offloaded(kernel.store)), cast(Any, Offloaded(kernel.catalog))
+    loads = kernel.loads.over(catalog)
     return replace(
         kernel,
         store=store,
         batches=cast(Any, Offloaded(kernel.batches)),
         files=cast(Any, Offloaded(kernel.files)),
-        catalog=cast(Any, Offloaded(kernel.catalog)),
         aliases=cast(Any, Offloaded(kernel.aliases)),
         sessions=cast(Any, Offloaded(kernel.sessions)),
-        dispatcher=Dispatcher(store, kernel.bus, kernel.registry, celery),
+        catalog=catalog,
+        loads=loads,
+        orders=Orders(kernel.registry, loads),
+        dispatcher=Dispatcher(store, kernel.bus, kernel.registry, loads, celery),
     )

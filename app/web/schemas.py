@@ -3,8 +3,17 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from app.durations import seconds_of
 from app.jobs import DEFAULT_PRIORITY, Kind, State
 
 MAX_TIMEOUT = 600
@@ -60,6 +69,12 @@ Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
+KeepAlive = Annotated[
+    float, BeforeValidator(seconds_of), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
+]
+Worker = Annotated[str, Field(min_length=1, max_length=200, description="A worker's node, or its device.")]
+
+
 class SamplingBody(Strict):
     """How the next token is drawn."""
 
@@ -99,6 +114,9 @@ class GenerateBody(SamplingBody):
     )
     priority: Priority = DEFAULT_PRIORITY
     detach: bool = Field(False, description="The job goes on waiting when this request is over.")
+    keep_alive: KeepAlive | None = Field(
+        None, description='How long the model stays without work: seconds, or "5m"; -1 is for ever, 0 unloads it.'
+    )
     expires_in: Annotated[float, Field(ge=1, le=30 * 86_400)] = Field(
         86_400, description="Seconds that a detached job may wait in the queue."
     )
@@ -116,6 +134,7 @@ class GenerateBody(SamplingBody):
         return {
             "sampling": self.sampling(),
             "n": self.n,
+            "keep_alive": self.keep_alive,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
         }
 
@@ -153,6 +172,47 @@ class PromptBody(GenerateBody):
     def request(self) -> dict[str, Any]:
         """With the prompt."""
         return {"messages": [], "prompt": self.prompt, **super().request()}
+
+
+class OptionalBody(Strict):
+    """A body that may be left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent(cls, body: object) -> object:
+        return {} if body is None else body
+
+
+class LoadBody(OptionalBody):
+    """A model to load."""
+
+    worker: Worker | None = None
+    keep_alive: KeepAlive | None = Field(None, description='Seconds without work, or "5m"; -1 is for ever.')
+
+
+class UnloadBody(OptionalBody):
+    """A model to unload."""
+
+    worker: Worker | None = None
+    force: bool = Field(False, description="Running jobs go back to the queue instead of finishing first.")
+
+
+class DevicesBody(Strict):
+    """Where a model may be loaded."""
+
+    devices: Annotated[list[Worker], Field(max_length=64)]
+
+
+class KeepAliveBody(Strict):
+    """How long a model stays without work."""
+
+    keep_alive: KeepAlive | None
+
+
+class ClearBody(OptionalBody):
+    """Whose cooldown to end."""
+
+    model: ModelName | None = None
 
 
 class PullBody(Strict):

@@ -59,7 +59,7 @@ class Guard:
         origin = request.headers.get("Origin")
         if origin and self._is_listed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
             response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Last-Event-ID"
             response.headers["Access-Control-Expose-Headers"] = "X-Job-Id, X-Request-Id"
             response.headers.add("Vary", "Origin")

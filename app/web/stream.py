@@ -6,6 +6,7 @@ stream is gone, the job's row tells the same.
 
 import time
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import structlog
 
@@ -111,10 +112,14 @@ class _Reader:
         if self._queued is None:
             return None
         try:
-            loading = any(self._queued in card.loading for card in self._kernel.registry.workers())
+            cards = self._kernel.registry.workers()
         except UnavailableError:
             return None
-        return Progress(State.QUEUED.value, {"model": self._queued, "loading": loading})
+        loads = [loading for card in cards if (loading := card.awaited(self._queued)) is not None]
+        fields: dict[str, Any] = {"model": self._queued, "loading": bool(loads)}
+        if loads:
+            fields["progress"] = max(loading.fraction for loading in loads)
+        return Progress(State.QUEUED.value, fields)
 
     def _from_row(self, detail: Detail) -> Iterator[Event]:
         """What a row tells: of a terminal one the rest of the tokens, and the end."""

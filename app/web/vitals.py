@@ -5,10 +5,12 @@ import time
 from collections import defaultdict
 from typing import Any
 
+from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.jobs import Kind, State
 from app.registry import Card
 from app.web.current import Site
+from app.web.residence import worker
 
 #: How old an answer may be, in seconds.
 FRESH = 1.0
@@ -44,10 +46,11 @@ class Vitals:
     def _ask(self) -> dict[str, Any]:
         kernel, missing = self._site.kernel, []
         cards: tuple[Card, ...] = ()
+        failures: list[Cooldown] = []
         depths: Depths = []
         try:
             kernel.bus.ping()
-            cards = kernel.registry.workers()
+            cards, failures = kernel.registry.workers(), kernel.loads.failures()
         except UnavailableError as error:
             missing.append(error)
         try:
@@ -62,12 +65,12 @@ class Vitals:
             "reasons": reasons,
             "unavailable": [error.code for error in missing],
             "uptime_seconds": round(time.monotonic() - self._site.started, 3),
-            **_of_workers(cards, kernel.settings.max_cache_models),
+            **_of_workers(cards, failures, kernel.settings.max_cache_models),
             **_of_queues(depths),
         }
 
 
-def _of_workers(cards: tuple[Card, ...], limit: int) -> dict[str, Any]:
+def _of_workers(cards: tuple[Card, ...], failures: list[Cooldown], limit: int) -> dict[str, Any]:
     cuda = any(card.cuda_available for card in cards)
     return {
         "models_cached": sum(len(card.holdings) for card in cards),
@@ -77,21 +80,7 @@ def _of_workers(cards: tuple[Card, ...], limit: int) -> dict[str, Any]:
         "gpu_status": "available" if cuda else "none",
         "gpu_memory_allocated_mb": sum(card.gpu_memory_allocated_mb for card in cards),
         "gpu_memory_reserved_mb": sum(card.gpu_memory_reserved_mb for card in cards),
-        "workers": [_worker(card) for card in cards],
-    }
-
-
-def _worker(card: Card) -> dict[str, Any]:
-    return {
-        "node": card.node,
-        "device": card.device,
-        "host": card.host,
-        "pid": card.pid,
-        "models": [
-            {"model": h.model, "backend": h.backend, "slots": h.slots, "running": h.running} for h in card.holdings
-        ],
-        "loading": list(card.loading),
-        "failures": card.failures,
+        "workers": [worker(card, failures) for card in cards],
     }
 
 

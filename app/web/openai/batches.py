@@ -84,7 +84,7 @@ def create_batch(body: BatchBody) -> Response:
     offload(_fill, site, batch)
     for model in site.kernel.batches.models(batch.id):
         site.kernel.dispatcher.release(model)
-        site.kernel.dispatcher.place(model)
+        site.kernel.loads.place(model)
     return jsonify(_current(site, batch.id))
 
 

@@ -1,0 +1,87 @@
+"""Where models live, as the native API shows it: workers, what they hold, what they load, what they could not load."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from app.cooldown import Cooldown
+from app.models import Model
+from app.registry import Card, Holding, Loading
+from app.web.views import iso
+
+
+def worker(card: Card, failures: Iterable[Cooldown]) -> dict[str, Any]:
+    """A worker whole."""
+    return {
+        "node": card.node,
+        "device": card.device,
+        "host": card.host,
+        "pid": card.pid,
+        "cache_limit": card.cache_limit,
+        "memory_total": card.memory_total or None,
+        "memory_free": card.memory_free if card.memory_total else None,
+        "utilization": card.utilization,
+        "models": [_held(holding) for holding in card.holdings],
+        "loading": [_loading(loading) for loading in card.loading],
+        "failures": [_failure(failure) for failure in failures if failure.node == card.node],
+    }
+
+
+def residence(model: Model, cards: Sequence[Card], failures: Iterable[Cooldown]) -> dict[str, Any]:
+    """What the workers say of a model, beside what its row does."""
+    held = [(card, holding) for card in cards for holding in card.holdings if holding.model == model.name]
+    loading = [(card, load) for card in cards if (load := card.awaited(model.name)) is not None]
+    facts, first = model.facts or {}, held[0][1] if held else None
+    return {
+        "loaded": bool(held),
+        "backend": first.backend if first else None,
+        "why": first.why or None if first else None,
+        "quantize": model.quantize,
+        "quantization": first.quantization or None if first else facts.get("quantization"),
+        "dtype": (first.dtype if first else "") or facts.get("dtype"),
+        "context": (first.context if first else None) or facts.get("context"),
+        "load_duration": max((holding.load_ns for _, holding in held), default=0),
+        "keep_alive": first.keep_alive if first else model.keep_alive,
+        "expires_at": iso(first.expires_at) if first else None,
+        "devices": list(model.devices or ()),
+        "workers": [card.node for card, _ in held],
+        "loading": [{"worker": card.node, **_loading(load)} for card, load in loading],
+        "failures": [
+            {"worker": failure.node, **_failure(failure)} for failure in failures if failure.model == model.name
+        ],
+    }
+
+
+def _held(holding: Holding) -> dict[str, Any]:
+    return {
+        "model": holding.model,
+        "backend": holding.backend,
+        "why": holding.why or None,
+        "slots": holding.slots,
+        "running": holding.running,
+        "context": holding.context,
+        "quantization": holding.quantization or None,
+        "dtype": holding.dtype or None,
+        "size_bytes": holding.bytes,
+        "load_duration": holding.load_ns,
+        "keep_alive": holding.keep_alive,
+        "expires_at": iso(holding.expires_at),
+        "leaving": holding.leaving,
+    }
+
+
+def _loading(loading: Loading) -> dict[str, Any]:
+    return {
+        "model": loading.model,
+        "backend": loading.backend or None,
+        "progress": round(loading.fraction, 4),
+        "since": iso(loading.since),
+    }
+
+
+def _failure(failure: Cooldown) -> dict[str, Any]:
+    return {
+        "model": failure.model,
+        "code": failure.code,
+        "message": failure.message,
+        "retry_after": round(failure.seconds, 1),
+    }

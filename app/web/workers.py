@@ -1,0 +1,87 @@
+"""Workers: what each one is and holds; and what operators ask of them about a model."""
+
+from flask import Response, jsonify
+
+from app.web.answers import BoundAnswer, ClearedAnswer, KeptAnswer, OrderAnswer, WorkersAnswer, blueprint
+from app.web.current import here
+from app.web.residence import worker
+from app.web.schemas import ClearBody, DevicesBody, KeepAliveBody, LoadBody, ModelPath, UnloadBody
+
+workers = blueprint("workers", "workers", "What runs where.")
+
+Accepted = tuple[Response, int]
+
+
+@workers.get("/workers", summary="List workers", responses={200: WorkersAnswer})
+def list_workers() -> Response:
+    """Every living worker: its device, what it holds and loads, and what it could not load lately."""
+    kernel = here().kernel
+    failures = kernel.loads.failures()
+    return jsonify({"workers": [worker(card, failures) for card in kernel.registry.workers()]})
+
+
+@workers.post("/models/<path:name>/load", summary="Load a model", responses={202: OrderAnswer})
+def load_model(path: ModelPath, body: LoadBody) -> Accepted:
+    """Asks a worker to load the model, or tells who has it. `GET /models` shows how far it is."""
+    kernel = here().kernel
+    model = kernel.catalog.get(path.name).name
+    nodes = kernel.orders.order(model, worker=body.worker, keep_alive=body.keep_alive)
+    return _accepted(model, "loading", nodes)
+
+
+@workers.delete("/models/<path:name>/load", summary="Cancel the load of a model", responses={202: OrderAnswer})
+def cancel_load(path: ModelPath) -> Accepted:
+    """Ends the load; what waits for the model fails with `load_cancelled`."""
+    kernel = here().kernel
+    model = kernel.catalog.get(path.name).name
+    return _accepted(model, "cancelling", kernel.orders.cancel(model))
+
+
+@workers.post("/models/<path:name>/unload", summary="Unload a model", responses={202: OrderAnswer})
+def unload_model(path: ModelPath, body: UnloadBody) -> Accepted:
+    """Gives its memory back once the jobs that run have finished; with `force` they go back to the queue.
+
+    Jobs in the queue bring it back.
+    """
+    kernel = here().kernel
+    model = kernel.catalog.get(path.name).name
+    return _accepted(model, "unloading", kernel.orders.unload(model, worker=body.worker, force=body.force))
+
+
+@workers.post("/models/<path:name>/reload", summary="Reload a model", responses={202: OrderAnswer})
+def reload_model(path: ModelPath) -> Accepted:
+    """Loads it anew wherever it is, after the jobs that run; ends its cooldown."""
+    kernel = here().kernel
+    model = kernel.catalog.get(path.name).name
+    return _accepted(model, "reloading", kernel.orders.reload(model))
+
+
+@workers.put("/models/<path:name>/devices", summary="Bind a model to devices", responses={200: BoundAnswer})
+def bind_model(path: ModelPath, body: DevicesBody) -> Response:
+    """From now on it is loaded on these devices alone; an empty list lets it go anywhere."""
+    kernel = here().kernel
+    model = kernel.catalog.configure(path.name, devices=body.devices).name
+    moved = kernel.orders.move(model, body.devices)
+    return jsonify({"model": model, "devices": body.devices, "unloading": moved})
+
+
+@workers.put(
+    "/models/<path:name>/keep_alive", summary="Say how long a model stays without work", responses={200: KeptAnswer}
+)
+def keep_model(path: ModelPath, body: KeepAliveBody) -> Response:
+    """Seconds, or a text such as "5m"; -1 pins it, 0 unloads it after each answer, null is the setting's."""
+    kernel = here().kernel
+    model = kernel.catalog.configure(path.name, keep_alive=body.keep_alive).name
+    effective = kernel.settings.keep_alive if body.keep_alive is None else body.keep_alive
+    kernel.orders.keep(model, effective, pinned=body.keep_alive is not None)
+    return jsonify({"model": model, "keep_alive": body.keep_alive})
+
+
+@workers.post("/debug/clear-cooldown", summary="End cooldowns", responses={200: ClearedAnswer})
+def clear_cooldown(body: ClearBody) -> Response:
+    """Lets a model that could not be loaded be tried again, or all of them."""
+    return jsonify({"status": "cleared", "models": here().kernel.loads.forgive(body.model)})
+
+
+def _accepted(model: str, status: str, nodes: list[str]) -> Accepted:
+    return jsonify({"status": status if nodes else "nothing to do", "model": model, "workers": nodes}), 202
