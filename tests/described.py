@@ -17,7 +17,8 @@ class Description:
         self._components = document["components"]
         self._operations = [
             (_pattern(path), method.upper(), operation)
-            for path, operations in document["paths"].items()
+            # The longest first, as the routes do it: a model's name may hold slashes, and a word behind it is no name.
+            for path, operations in sorted(document["paths"].items(), key=lambda item: -len(item[0]))
             for method, operation in operations.items()
         ]
         self._validators: dict[str, Draft202012Validator] = {}
@@ -88,5 +89,5 @@ def hook(document: dict[str, Any]) -> Any:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    names = re.sub(r"\\\{[^}]+\\\}", "(?:.+)" if path.endswith("{name}") else "[^/]+", re.escape(path))
+    names = re.sub(r"\\\{[^}]+\\\}", "(?:.+)" if path.startswith("/models/") else "[^/]+", re.escape(path))
     return re.compile(names)

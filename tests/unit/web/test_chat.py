@@ -200,6 +200,7 @@ def test_the_row_keeps_what_an_engine_takes(client: FlaskClient, site: Site) -> 
             "logprobs": None,
         },
         "n": 1,
+        "keep_alive": None,
         "scripted_tokens_per_second": None,
     }
 

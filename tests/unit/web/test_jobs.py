@@ -170,20 +170,9 @@ def test_a_traceback_is_shown_only_where_it_is_asked_for(client: FlaskClient, ke
 
 def test_models_tell_who_holds_them(client: FlaskClient, worker: Worker) -> None:
     worker.announce()
-    assert client.get("/models").get_json() == {
-        "models": [
-            {
-                "model": "scripted",
-                "loaded": True,
-                "backend": "scripted",
-                "size_bytes": 0,
-                "local_path": "",
-                "load_duration": 7,
-                "aliases": [],
-                "workers": ["cpu.0@test"],
-            }
-        ]
-    }
+    (model,) = client.get("/models").get_json()["models"]
+    assert (model["model"], model["loaded"], model["backend"]) == ("scripted", True, "scripted")
+    assert (model["load_duration"], model["workers"]) == (7, ["cpu.0@test"])
 
 
 def test_only_files_of_ours_are_deleted_with_a_model(client: FlaskClient, kernel: Kernel, tmp_path: Path) -> None:
