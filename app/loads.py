@@ -129,6 +129,13 @@ class Loads:
         """Every load that failed lately. Raises UnavailableError."""
         return self._cooldowns.all()
 
+    def arrived(self, model: str) -> None:
+        """A pull has brought its files: what failed with the earlier ones may work now."""
+        try:
+            self.forgive(model)
+        except UnavailableError:
+            log.warning("not_forgiven", model=model)  # the cooldown ends by itself, or by hand
+
     def forgive(self, model: str | None = None) -> list[str]:
         """Ends the cooldown of a model, or of all; returns those that had one. Raises UnavailableError."""
         return self._cooldowns.clear(model)

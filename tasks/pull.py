@@ -190,12 +190,13 @@ class Download:
     def _succeed(self, last: Line) -> None:
         size = int(last["size_bytes"])
         patiently(lambda: self._register(last))
+        self._kernel.loads.arrived(self.key.model)
         quantized = last["format"] == "gguf"
         for watcher in self.watchers:
             watcher.succeed(self._standing, last["path"], size, quantized=quantized)
         log.info("pulled", model=self.key.model, size_bytes=size, path=last["path"])
         if any(watcher.init for watcher in self.watchers):
-            self._kernel.dispatcher.place(self.key.model)
+            self._kernel.loads.place(self.key.model)
 
     def _register(self, last: Line) -> None:
         self._kernel.catalog.add(

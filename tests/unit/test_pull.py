@@ -62,11 +62,15 @@ class FakeBus:
         self.ended.append(entry)
 
 
-class FakeDispatcher:
-    """Notes which models were asked to be loaded."""
+class FakeLoads:
+    """Notes which models arrived, and which were asked to be loaded."""
 
     def __init__(self) -> None:
+        self.arrivals: list[str] = []
         self.placed: list[str] = []
+
+    def arrived(self, model: str) -> None:
+        self.arrivals.append(model)
 
     def place(self, model: str) -> None:
         self.placed.append(model)
@@ -87,7 +91,7 @@ class Yard:
             store=Store(database),
             catalog=Catalog(database),
             bus=self.bus,
-            dispatcher=FakeDispatcher(),
+            loads=FakeLoads(),
             settings=None,
         )
         self.desk = self.new_desk()
@@ -161,7 +165,7 @@ def test_a_pull_succeeds_with_its_row_its_model_and_its_last_event(yard: Yard) -
     assert (model.path, model.format, model.source) == (row.local_path, "safetensors", "pull")
     assert (model.repo, model.revision, model.facts["family"]) == ("owner/name", row.revision, "gpt2")
     assert [(entry.attempt, entry.event.state) for entry in yard.bus.ended] == [(1, "succeeded")]
-    assert yard.kernel.dispatcher.placed == ["owner/name"]
+    assert (yard.kernel.loads.arrivals, yard.kernel.loads.placed) == (["owner/name"], ["owner/name"])
 
 
 def test_progress_is_told_and_is_1_only_at_the_end(yard: Yard) -> None:
