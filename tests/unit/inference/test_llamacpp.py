@@ -22,10 +22,17 @@ def load(path: Path, slots: int = 2, context: int | None = None) -> LlamaCppEngi
     return LlamaCppEngine(Spec("llamacpp", str(path), slots, context), lambda fraction: None)
 
 
-@pytest.fixture
-def listener(starter_gguf: Path) -> Iterator[Listener]:
+@pytest.fixture(scope="module")
+def shared(starter_gguf: Path) -> Iterator[Listener]:
     with Listener(load(starter_gguf)) as listener:
         yield listener
+
+
+@pytest.fixture
+def listener(shared: Listener) -> Listener:
+    """One loaded model for all tests that leave it whole; what it said to others is forgotten."""
+    shared.chunks.clear()
+    return shared
 
 
 def chat(engine: Any, messages: tuple[Message, ...], max_tokens: int) -> tuple[str, int]:
@@ -77,8 +84,8 @@ def test_requests_that_together_exceed_the_cache_take_turns(
     with Listener(load(starter_gguf, slots=4, context=256)) as listener:
         ids = [f"r{n}" for n in range(4)]
         for request_id in ids:
-            words = (Message("user", f"{request_id} " + "word " * 90),)
-            listener.engine.submit(make_request(request_id, messages=words, max_tokens=60, ignore_eos=True))
+            words = (Message("user", f"{request_id} " + "word " * 120),)
+            listener.engine.submit(make_request(request_id, messages=words, max_tokens=20, ignore_eos=True))
         listener.answer(*ids)
         assert [listener.of(request_id)[-1].finish for request_id in ids] == ["length"] * 4
 
