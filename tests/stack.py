@@ -143,6 +143,11 @@ class Stack:
             child.kill()
         psutil.wait_procs(children, timeout=5)
 
+    def family(self, name: str) -> list[psutil.Process]:
+        """A process of ours and all that it started."""
+        process = psutil.Process(self.processes[name].pid)
+        return [process, *process.children(recursive=True)]
+
     def job(self, job_id: str) -> dict[str, Any]:
         """What the API says of a job."""
         answer: dict[str, Any] = self.http.get(f"/jobs/{job_id}").json()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,11 +91,9 @@ def test_up_ends_what_an_earlier_one_left(up: Up) -> None:
     up.log.write_text("")
 
     up.process = up.run("up")
-    began = time.monotonic()
     eventually(lambda: "Ctrl-C ends" in up.said(), seconds=60)
 
     assert "that an earlier stack had left" in up.said()
-    assert time.monotonic() - began < 30
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path: Path, starter_gguf: Path) -> None:

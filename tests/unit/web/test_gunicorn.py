@@ -211,7 +211,7 @@ def test_a_locked_database_freezes_no_stream(http: httpx.Client, kernel: Kernel,
             release.set()
         holder.result()
         assert [future.result().status_code for future in waiting] == [202] * 20
-        assert worst < 1.0
+        assert worst < 2.0  # whatever froze would have waited for the lock, which lasted three seconds
 
 
 def _lock(path: Path, locked: threading.Event, release: threading.Event) -> None:
