@@ -1,10 +1,10 @@
 # Tokenyard's commands. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-SETTINGS := PORT DATA_DIR HOST REDIS_URL DATABASE_URL FLOWER API_KEY
+SETTINGS := PORT DATA_DIR HOST REDIS_URL DATABASE_URL FLOWER API_KEY DEVICES ENGINE HARDWARE
 $(foreach name,$(SETTINGS),$(if $($(name)),$(eval export $(name))))
 
-.PHONY: up start stop logs status migrate test check install install-dev clean help
+.PHONY: up start stop logs status migrate engines test check install install-dev clean help
 
 up: install ## Install what is missing and run the whole stack; PORT=… DATA_DIR=… for another place
 	@exec $(BIN)/tokenyard up
@@ -24,6 +24,9 @@ status: ## Show the processes and their health
 migrate: install ## Bring the database to this version, after a backup
 	@$(BIN)/tokenyard migrate
 
+engines: ## Install vLLM and transformers now; `make up` does it in the background, after its first answer
+	@$(PYTHON) bootstrap.py engines
+
 test: install-dev ## Run the whole test suite
 	@$(BIN)/python -m pytest
 
@@ -37,7 +40,7 @@ install:
 	@$(PYTHON) bootstrap.py
 
 install-dev:
-	@$(PYTHON) bootstrap.py requirements-dev.txt
+	@$(PYTHON) bootstrap.py dev
 
 clean: ## Remove the virtual environment (data stays)
 	rm -rf .venv

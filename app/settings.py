@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     pull_stall_seconds: Annotated[float, Field(gt=0)] = 30.0
     allow_pickle_conversion: bool = False
     starter_gguf: Path | None = None
+    starter_bf16: Path | None = None
 
     scan_models: bool = True
     models_extra_scan_dirs: Annotated[tuple[str, ...], NoDecode] = ()

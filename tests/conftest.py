@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,22 +68,31 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterator[Stack]:
+def starters(request: pytest.FixtureRequest, starter_gguf: Path) -> dict[str, str]:
+    """The settings that give a stack the starter models which can be had here."""
+    given = {"STARTER_GGUF": str(starter_gguf)}
+    if find_spec("transformers") is not None:
+        given["STARTER_BF16"] = str(request.getfixturevalue("starter_bf16"))
+    return given
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str]) -> Iterator[Stack]:
     """One running stack for all tests that leave it whole."""
     folder = tmp_path_factory.mktemp("stack")
-    yield from running_stack(folder, starter_gguf)
+    yield from running_stack(folder, starters)
 
 
 @pytest.fixture
-def own_stack(tmp_path: Path, starter_gguf: Path) -> Iterator[Stack]:
+def own_stack(tmp_path: Path, starters: dict[str, str]) -> Iterator[Stack]:
     """A stack that the test may break."""
-    yield from running_stack(tmp_path, starter_gguf)
+    yield from running_stack(tmp_path, starters)
 
 
-def running_stack(folder: Path, starter: Path) -> Iterator[Stack]:
-    """Broker, database with the starter model, and every process but Flower."""
+def running_stack(folder: Path, starters: dict[str, str]) -> Iterator[Stack]:
+    """Broker, database with the starter models, and every process but Flower."""
     with broker(folder) as url:
-        whole = Stack(folder, url, STARTER_GGUF=str(starter))
+        whole = Stack(folder, url, **starters)
         for verb in ("migrate", "starter"):
             whole.run(verb)
         try:

@@ -70,10 +70,15 @@ def migrate() -> None:
 
 @app.command()
 def starter() -> None:
-    """Make the starter model `smollm2` available."""
-    from app.cli.starter import add_starter
+    """Make the starter models `smollm2` and `smollm2-bf16` available."""
+    from app.cli import starter
 
-    print(add_starter(settings.load()))
+    ours = settings.load()
+    print(starter.add_starter(ours))
+    if starter.can_make_bf16(ours):
+        print(starter.add_bf16(ours))
+    else:
+        print(f"{starter.BF16} needs torch and transformers, which are not installed. First: make engines")
 
 
 def main() -> None:

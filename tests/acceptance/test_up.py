@@ -18,11 +18,11 @@ from tests.stack import ROOT, eventually, free_port, launch
 class Up:
     """A running `tokenyard up`."""
 
-    def __init__(self, folder: Path, starter: Path) -> None:
+    def __init__(self, folder: Path, starters: dict[str, str]) -> None:
         self.folder = folder
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         env = {k: v for k, v in os.environ.items() if k not in {"REDIS_URL", "DATABASE_URL", "API_KEY", MARK}}
-        self.env = env | {"PORT": str(port), "DATA_DIR": str(folder), "STARTER_GGUF": str(starter)}
+        self.env = env | {"PORT": str(port), "DATA_DIR": str(folder), **starters}
         self.log = folder / "up.txt"
         self.process = self.run("up")
 
@@ -44,8 +44,8 @@ class Up:
 
 
 @pytest.fixture
-def up(tmp_path: Path, starter_gguf: Path) -> Iterator[Up]:
-    running = Up(tmp_path, starter_gguf)
+def up(tmp_path: Path, starters: dict[str, str]) -> Iterator[Up]:
+    running = Up(tmp_path, starters)
     try:
         eventually(lambda: "Ctrl-C ends" in running.said() or running.process.poll() is not None, seconds=100)
         yield running
@@ -64,6 +64,9 @@ def test_up_answers_restarts_what_dies_and_leaves_nothing_behind(up: Up) -> None
     assert "The capital of France is Paris." in said
     assert "tokens/s" in said
     assert f"curl -N {up.url}/chat" in said
+
+    if "STARTER_BF16" in up.env:
+        eventually(lambda: "smollm2-bf16 is ready" in up.said())
 
     second = up.run("up")
     assert second.wait(30) == 1
@@ -96,7 +99,7 @@ def test_up_ends_what_an_earlier_one_left(up: Up) -> None:
     assert "that an earlier stack had left" in up.said()
 
 
-def test_a_port_in_use_is_one_clear_line(tmp_path: Path, starter_gguf: Path) -> None:
+def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
