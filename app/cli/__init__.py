@@ -71,14 +71,14 @@ def migrate() -> None:
 @app.command()
 def starter() -> None:
     """Make the starter models `smollm2` and `smollm2-bf16` available."""
-    from app.cli import starter
+    from app.cli.starter import BF16, add_bf16, add_starter, can_make_bf16
 
     ours = settings.load()
-    print(starter.add_starter(ours))
-    if starter.can_make_bf16(ours):
-        print(starter.add_bf16(ours))
+    print(add_starter(ours))
+    if can_make_bf16(ours):
+        print(add_bf16(ours))
     else:
-        print(f"{starter.BF16} needs torch and transformers, which are not installed. First: make engines")
+        print(f"{BF16} needs torch and transformers, which are not installed. First: make engines")
 
 
 def main() -> None:
