@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from simple_websocket import Client, ConnectionClosed
 
@@ -28,6 +29,13 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def address(kernel: Kernel, broker: Broker, tmp_path: Path) -> Iterator[str]:
+    with serving(broker, tmp_path) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def serving(broker: Broker, tmp_path: Path, **settings: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A site's address, and gunicorn."""
     port = free_port()
     env = {
         **os.environ,
@@ -37,6 +45,7 @@ def address(kernel: Kernel, broker: Broker, tmp_path: Path) -> Iterator[str]:
         "DATA_DIR": str(tmp_path),
         "REDIS_URL": broker.url,
         "ENABLE_SCRIPTED_ENGINE": "1",
+        **settings,
     }
     command = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn.py", "app.web:create_app()"]
     with (tmp_path / "web.log").open("wb") as log:
@@ -44,7 +53,7 @@ def address(kernel: Kernel, broker: Broker, tmp_path: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         until(lambda: _is_live(url), 30)
-        yield url
+        yield url, psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGQUIT)
         process.wait(timeout=20)
@@ -66,8 +75,8 @@ def http(address: str) -> Iterator[httpx.Client]:
 class Wire:
     """A WebSocket's client."""
 
-    def __init__(self, address: str) -> None:
-        self.socket = Client(address.replace("http", "ws") + "/ws")
+    def __init__(self, address: str, headers: dict[str, str] | None = None) -> None:
+        self.socket = Client(address.replace("http", "ws") + "/ws", headers=headers)
 
     def say(self, **fields: Any) -> None:
         self.socket.send(json.dumps(fields))
@@ -95,6 +104,47 @@ def wire(address: str) -> Iterator[Wire]:
 
 
 CHAT = {key: BODY[key] for key in ("model", "messages")}
+
+
+def test_a_socket_needs_the_key_where_there_is_one(kernel: Kernel, broker: Broker, tmp_path: Path) -> None:
+    with serving(broker, tmp_path, API_KEY="sesame") as (url, _):
+        for key in ({}, {"Authorization": "Bearer wrong"}):
+            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+            upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+            assert httpx.get(f"{url}/ws", headers=upgrade | key, trust_env=False).status_code == 401
+        wire = Wire(url, headers={"Authorization": "Bearer sesame"})
+        wire.say(type="ping", ref=1)
+        assert wire.hear()["type"] == "pong"
+        wire.close()
+
+
+def test_any_web_process_tells_the_same(kernel: Kernel, broker: Broker, tmp_path: Path, worker: Worker) -> None:
+    with serving(broker, tmp_path, WEB_PROCESSES="2") as (url, gunicorn), ThreadPoolExecutor(64) as pool:
+        job_id = httpx.post(f"{url}/jobs", json=BODY, trust_env=False).json()["id"]
+        attempt = worker.claim(job_id)
+        tokens = worker.tokens(job_id, attempt, 1, 3)
+
+        def follow(_: int) -> str:
+            return httpx.get(f"{url}/jobs/{job_id}/stream", timeout=30, trust_env=False).text
+
+        told = [pool.submit(follow, n) for n in range(32)]
+        # Both processes accept from one socket: among so many followers, each gets some.
+        until(lambda: all(_followers(process, url) for process in gunicorn.children()))
+        assert len(gunicorn.children()) == 2
+        worker.finish(job_id, attempt, tokens)
+        texts = {frames(future.result()) for future in told}
+    assert texts == {"1 2 3 4"}
+
+
+def frames(text: str) -> str:
+    """The ids of a stream's events."""
+    return " ".join(line[4:] for line in text.splitlines() if line.startswith("id: "))
+
+
+def _followers(process: psutil.Process, url: str) -> int:
+    port = int(url.rpartition(":")[2])
+    held = [c for c in process.net_connections("tcp") if c.status == "ESTABLISHED"]
+    return sum(connection.laddr.port == port for connection in held)
 
 
 def test_one_socket_carries_many_generations(wire: Wire, worker: Worker) -> None:
