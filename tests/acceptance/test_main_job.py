@@ -210,17 +210,6 @@ def test_health_names_the_worker_and_answers_between_the_tokens(stack: Stack) ->
     stack.http.delete(f"/jobs/{job_id}")
 
 
-def test_flower_s_revoke_cancels_the_job(stack: Stack) -> None:
-    from celery import Celery
-
-    job_id = stack.http.post("/jobs", json=scripted(max_tokens=5000, scripted_tokens_per_second=10)).json()["id"]
-    eventually(lambda: stack.job(job_id)["status"] == "running")
-    with Celery(broker=stack.env["REDIS_URL"]) as flower:
-        flower.control.revoke(job_id, terminate=True)
-
-    assert stack.finished(job_id)["status"] == "cancelled"
-
-
 @pytest.mark.slow
 def test_a_worker_s_death_is_a_pause_and_nothing_else(own_stack: Stack) -> None:
     stack = own_stack
