@@ -89,6 +89,8 @@ def _tidy(repository: Path) -> None:
                 (place / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty: somebody else's files are in it
             place.rmdir()
+    if not any((repository / name).exists() for name in ("blobs", "snapshots")):
+        shutil.rmtree(repository / ".tokenyard", ignore_errors=True)  # what a pull noted about its files
     _forget_references(repository)
 
 

@@ -18,6 +18,7 @@ from app.kernel import Kernel
 from app.models import Result
 from app.store import Detail
 from app.web.hub import Follower, Hub
+from app.web.views import standing
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +127,8 @@ class _Reader:
         job = detail.job
         self._queued = job.model if job.status == State.QUEUED else None
         if job.status not in TERMINAL:
+            if detail.pull is not None and job.status == State.RUNNING:
+                yield Progress(job.status, standing(detail.pull))
             return
         yield from self._replayed()
         if not self._over:

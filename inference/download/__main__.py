@@ -11,7 +11,7 @@ from huggingface_hub import get_token
 
 from inference.download.errors import explain
 from inference.download.order import Order
-from inference.download.run import download, sweep
+from inference.download.run import download, tidy
 from inference.download.teller import Teller
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     order, teller = msgspec.json.decode(sys.argv[1], type=Order), Teller(int(sys.argv[2]))
     try:
         if order.sweep:
-            sweep(order)
+            tidy(order)
         else:
             done = download(order, teller)
             teller.say({**done._asdict(), "path": str(done.path)})

@@ -46,7 +46,7 @@ class Cache:
 
     def __init__(self, root: Path, repo: str, commit: str) -> None:
         self.root = root
-        self.folder = root / repo_folder_name(repo_id=repo, repo_type="model")
+        self.folder = root / _folder_name(repo)
         self.snapshot = self.folder / "snapshots" / commit
         self._symlinks = are_symlinks_supported(root)
 
@@ -123,7 +123,7 @@ class Cache:
         return [
             str(path.relative_to(self.root))
             for file in files
-            if file.is_verifiable and (path := self.found(file)) and (mark := self._marked(file, path)) and mark.fetched
+            if (path := self.found(file)) and (mark := self._marked(file, path)) and mark.fetched
         ]
 
     @contextmanager
@@ -131,26 +131,19 @@ class Cache:
         """Holds a file's lock, which every tool with this cache heeds. False: another process had it so long."""
         path = self.root / ".locks" / self.folder.name / f"{file.digest}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, timeout=seconds, mode=0o664)
         try:
-            lock.acquire()
+            with filelock.FileLock(path, timeout=seconds, mode=0o664):
+                yield True
+                return
         except filelock.Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+            pass
+        yield False
 
     def prepare(self) -> None:
         """Makes the folders, and lets go what was left behind long ago."""
         for name in ("blobs", "snapshots", "refs", ".tokenyard"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        sweep(self.root.glob(f"models--*/blobs/*{PARTIAL}"), older=KEPT)
-
-    def sweep(self) -> None:
-        """Removes the unfinished files of this repository that nobody is fetching."""
-        sweep(self.folder.glob(f"blobs/*{PARTIAL}"), older=0.0)
+        sweep(self.root, older=KEPT)
 
     def _blob(self, file: File) -> Path:
         return self.folder / "blobs" / file.digest
@@ -207,17 +200,23 @@ def digest_of(path: Path, file: File) -> str:
     return digest
 
 
-def sweep(partials: Iterator[Path], *, older: float) -> None:
-    """Removes unfinished files that stood still for `older` seconds, and that no process holds the lock of."""
-    for path in partials:
-        locks = path.parent.parent.parent / ".locks" / path.parent.parent.name
-        lock = filelock.FileLock(locks / f"{path.name.removesuffix(PARTIAL)}.lock", timeout=0, mode=0o664)
+def sweep(root: Path, repo: str | None = None, *, older: float = 0.0) -> None:
+    """Removes unfinished files of ours, of one repository or of all, that stood still for `older` seconds.
+
+    Those stay whose lock another process holds.
+    """
+    for path in root.glob(f"{_folder_name(repo) if repo else 'models--*'}/blobs/*{PARTIAL}"):
+        lock = root / ".locks" / path.parent.parent.name / f"{path.name.removesuffix(PARTIAL)}.lock"
         try:
             if time.time() - path.stat().st_mtime >= older:
-                with lock:
+                with filelock.FileLock(lock, timeout=0, mode=0o664):
                     path.unlink(missing_ok=True)
         except (filelock.Timeout, FileNotFoundError):
             continue
+
+
+def _folder_name(repo: str) -> str:
+    return repo_folder_name(repo_id=repo, repo_type="model")
 
 
 def make_room(folder: Path, missing: int, reserve: int) -> None:

@@ -9,7 +9,7 @@ import httpx2
 import structlog
 import tenacity
 import urllib3
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from inference.download.errors import RefusedError, refused
 
@@ -22,6 +22,7 @@ LONGEST = 30.0
 #: However often: nothing is tried for longer than this without coming on, in seconds.
 ALTOGETHER = 1200.0
 _PASSING = frozenset({408, 425, 429})
+_LASTING = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError, OfflineModeIsEnabled)
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def is_passing(error: BaseException) -> bool:
     refusal = _refusal(error)
     if refusal is not None:
         return refusal.status >= 500 or refusal.status in _PASSING
-    if isinstance(error, urllib3.exceptions.SSLError | urllib3.exceptions.LocationValueError):
+    if isinstance(error, _LASTING):
         return False
     return isinstance(error, httpx2.TransportError | urllib3.exceptions.HTTPError | ConnectionError)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import constants
 
 from inference.download import conversion
-from inference.download.cache import Cache, make_room
+from inference.download.cache import Cache, make_room, sweep
 from inference.download.choice import CONVERTIBLE
 from inference.download.facts import facts_of
 from inference.download.fetch import Fetcher
@@ -48,10 +48,10 @@ def download(order: Order, teller: Teller) -> Done:
     return Done(path, "gguf" if is_gguf else "safetensors", size, listing.commit, facts)
 
 
-def sweep(order: Order) -> None:
+def tidy(order: Order) -> None:
     """Removes what unfinished downloads of the repository left, wherever they may have left it."""
     for root in filter(None, (order.cache, order.staging)):
-        Cache(Path(root), order.repo_id, "").sweep()
+        sweep(Path(root), order.repo_id)
 
 
 def _fetch_all(order: Order, listing: Listing, root: str, teller: Teller) -> Cache:

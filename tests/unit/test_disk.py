@@ -72,6 +72,8 @@ class Cache:
     def put(self, name: str) -> str:
         write_gguf(self.repo / "blobs" / f"b-{name}")
         (self.snapshot / name).symlink_to(f"../../blobs/b-{name}")
+        (self.repo / ".tokenyard").mkdir(exist_ok=True)
+        (self.repo / ".tokenyard" / f"b-{name}").write_text("{}")
         return f"models--o--n/blobs/b-{name}"
 
 

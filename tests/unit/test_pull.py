@@ -14,6 +14,7 @@ import pytest
 from app.bus import Entry
 from app.catalog import Catalog
 from app.database import Database
+from app.disk import delete_files
 from app.errors import JobFailedError, UnavailableError
 from app.events import Event, Progress
 from app.jobs import Kind, State, new_id
@@ -166,6 +167,9 @@ def test_a_pull_succeeds_with_its_row_its_model_and_its_last_event(yard: Yard) -
     assert (model.repo, model.revision, model.facts["family"]) == ("owner/name", row.revision, "gpt2")
     assert [(entry.attempt, entry.event.state) for entry in yard.bus.ended] == [(1, "succeeded")]
     assert (yard.kernel.loads.arrivals, yard.kernel.loads.placed) == (["owner/name"], ["owner/name"])
+    # All of it was fetched by us, so all of it goes with the model.
+    assert delete_files(model, [], yard.kernel.settings)
+    assert not (yard.kernel.settings.hub_cache / "models--owner--name").exists()
 
 
 def test_progress_is_told_and_is_1_only_at_the_end(yard: Yard) -> None:
