@@ -1,7 +1,7 @@
 """The models whose files are on this machine, and the names that lead to them."""
 
 import time
-from enum import StrEnum
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,11 @@ import sqlalchemy as sa
 from app.database import Database
 from app.errors import InvalidRequestError, ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import State
-from app.models import Alias, Job, Model
+from app.models import Alias, Job, Model, Standing
 from app.names import download_name, resolve
 
 #: The engine for tests and load; it has no files.
 SCRIPTED = "scripted"
-
-
-class Standing(StrEnum):
-    """How it stands with a model."""
-
-    READY = "ready"  #: its files are here
-    MISSING = "missing"  #: its files are gone; they may come back, with a disk that was not mounted
-    REMOVING = "removing"  #: it is being deleted; whoever finds it so goes on with that
 
 
 class Catalog:
@@ -91,15 +83,21 @@ class Catalog:
             raise ModelNotFoundError(name)
         return model
 
+    def own(self, name: str) -> Model | None:
+        """The model of exactly this name, in any state, hidden too."""
+        with self._db.read() as session:
+            return session.get(Model, name)
+
     def _look(self, name: str) -> Model | None:
         with self._db.read() as session:
-            found = resolve(session, name).name
-            return _SCRIPTED_MODEL if self._scripted and found == SCRIPTED else session.get(Model, found)
+            found = resolve(session, name)
+            if self._scripted and found.name == SCRIPTED:
+                return _SCRIPTED_MODEL
+            return session.get(Model, found.name) if found.known else None
 
     def models(self) -> list[Model]:
-        """Every model, by name."""
-        with self._db.read() as session:
-            models = list(session.scalars(sa.select(Model).order_by(Model.name)))
+        """Every model that is listed, by name."""
+        models = [model for model in self.rows() if model.state != Standing.HIDDEN]
         return [*models, _SCRIPTED_MODEL] if self._scripted else models
 
     def configure(self, name: str, **values: list[str] | float | None) -> Model:
@@ -118,6 +116,43 @@ class Catalog:
                 setattr(model, column, value)
         return model
 
+    def rows(self) -> list[Model]:
+        """Every model that has files, hidden ones too, by name."""
+        with self._db.read() as session:
+            return list(session.scalars(sa.select(Model).order_by(Model.name)))
+
+    def add_found(self, model: Model, also: Iterable[str] = ()) -> bool:
+        """Lists what a scan found; False where another model has its name by now.
+
+        `also` become aliases, as far as nothing has these names.
+        """
+        with self._db.write() as session:
+            there = session.get(Model, model.name)
+            if there is None:
+                session.add(model)
+            elif there.path == model.path or there.source == model.source == "hf-cache":  # a newer snapshot
+                for column in ("path", "format", "size_bytes", "facts", "revision"):
+                    setattr(there, column, getattr(model, column))
+            else:
+                return False
+            for name in also:
+                if session.get(Model, name) is None and session.get(Alias, name) is None:
+                    session.add(Alias(name=name, target=model.name, created_at=time.time(), source="scan"))
+        return True
+
+    def describe(self, name: str, facts: dict[str, Any]) -> None:
+        """Adds to what is known of a model."""
+        with self._db.write() as session:
+            model = session.get(Model, name)
+            if model is not None:
+                model.facts = {**facts, **model.facts}
+
+    def unhide(self) -> None:
+        """Lists again what was removed from the list alone."""
+        shown = sa.update(Model).where(Model.state == Standing.HIDDEN).values(state=Standing.READY)
+        with self._db.write() as session:
+            session.execute(shown)
+
     def mark(self, name: str, state: Standing, *, was: Standing) -> bool:
         """Moves a model from one state to another, unless it left the first meanwhile."""
         change = sa.update(Model).where(Model.name == name, Model.state == was).values(state=state)
@@ -132,7 +167,7 @@ class Catalog:
         in_use = sa.select(sa.func.count()).where(Job.model == name, Job.status.in_((State.QUEUED, State.RUNNING)))
         with self._db.write() as session:
             model = session.get(Model, name)
-            if model is None:
+            if model is None or model.state == Standing.HIDDEN:
                 raise ModelNotFoundError(name)
             jobs = session.scalar(in_use) or 0
             if jobs and not force:
@@ -144,9 +179,15 @@ class Catalog:
         """Takes a model out of the catalogue whose files are another tool's, and are gone."""
         self._drop(name, Model.state != Standing.REMOVING)
 
-    def end_removal(self, name: str) -> None:
-        """Forgets a model whose files are deleted, and the aliases that a scan gave it."""
-        self._drop(name, Model.state == Standing.REMOVING)
+    def end_removal(self, name: str, *, hide: bool) -> None:
+        """Forgets a model whose files are deleted, and the aliases that a scan gave it.
+
+        `hide`: its files are still there, as another tool's; a later scan must not list them again.
+        """
+        if hide:
+            self.mark(name, Standing.HIDDEN, was=Standing.REMOVING)
+        else:
+            self._drop(name, Model.state == Standing.REMOVING)
 
     def _drop(self, name: str, condition: sa.ColumnElement[bool]) -> None:
         with self._db.write() as session:

@@ -5,9 +5,13 @@ their names in the model's facts, as `fetched`, relative to the cache. What othe
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
-from collections.abc import Iterable
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -15,6 +19,11 @@ from app.models import Model
 from app.settings import Settings
 
 WEIGHTS = (".safetensors", ".gguf")
+#: How the folder begins that a model is made in; the lock in it says that somebody is at it.
+PARTIAL = ".new-"
+LOCK = ".lock"
+#: Seconds between such a folder's making and its lock that nobody needs to count.
+FRESH = 60.0
 
 
 def folder_of(settings: Settings, name: str) -> Path:
@@ -27,10 +36,41 @@ def name_of(folder: Path) -> str:
     return unquote(folder.name)
 
 
+@contextmanager
+def making(root: Path) -> Iterator[Path]:
+    """A folder to make a model in, beside where it is to stand. What a crash leaves of it, the next scan sweeps."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
+    try:
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it with this process
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(root: Path) -> None:
+    """Deletes what was being made when its process died."""
+    for folder in root.glob(f"{PARTIAL}*"):
+        if time.time() - folder.stat().st_mtime > FRESH and not _is_locked(folder / LOCK):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with path.open("r") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def is_here(model: Model) -> bool:
     """Whether every file of weights that the model had when it was added is still there."""
     weights = [file for file in files_of(model) if file.name.endswith(WEIGHTS)]
-    return not model.path or (Path(model.path).exists() and all(file.exists() for file in weights))
+    return not model.path or all(os.path.exists(file) for file in (Path(model.path), *weights))
 
 
 def files_of(model: Model) -> list[Path]:
@@ -91,13 +131,12 @@ def _tidy(repository: Path) -> None:
             place.rmdir()
     if not any((repository / name).exists() for name in ("blobs", "snapshots")):
         shutil.rmtree(repository / ".tokenyard", ignore_errors=True)  # what a pull noted about its files
-    _forget_references(repository)
+    if repository.is_dir():
+        _forget_references(repository)
 
 
 def _forget_references(repository: Path) -> None:
     """A branch whose snapshot is gone would make the hub's client believe that it is there."""
-    if not repository.is_dir():
-        return
     for reference in [path for path in (repository / "refs").rglob("*") if path.is_file()]:
         if not (repository / "snapshots" / reference.read_text().strip()).is_dir():
             reference.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ TokenyardError
 ├── ModelNotDownloadedError model_not_downloaded
 ├── ModelInUseError         model_in_use
 ├── AliasTakenError         alias_taken
-├── BadModelError           bad_model | not_a_model | unreadable
+├── ModelExistsError        model_exists
+├── BadModelError           damaged_model | not_a_model | unreadable | disk_full
 ├── ModelCooldownError      model_cooldown
 ├── NotAllowedError         unauthorized | forbidden_origin | forbidden_host
 ├── UnavailableError        broker_unavailable | database_unavailable
@@ -121,6 +122,19 @@ class AliasTakenError(TokenyardError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"'{name}' is the name of a model here. Take another name for the alias.", param="name")
+
+
+class ModelExistsError(TokenyardError):
+    """Another model has the name that one was to have."""
+
+    code = "model_exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"A model '{name}' is here already, from other files. Remove it first: DELETE /models/{name}, or take "
+            "another name.",
+            param="name",
+        )
 
 
 class BadModelError(TokenyardError):

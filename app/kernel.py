@@ -16,6 +16,7 @@ from app.lives import Lives
 from app.loads import Loads
 from app.orders import Orders
 from app.registry import Registry
+from app.scans import Scans
 from app.sessions import Sessions
 from app.settings import Settings
 from app.store import Store
@@ -39,6 +40,7 @@ class Kernel:
     loads: Loads
     orders: Orders
     dispatcher: Dispatcher
+    scans: Scans
 
     def close(self) -> None:
         """Gives back every connection."""
@@ -71,6 +73,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         loads=loads,
         orders=Orders(registry, loads),
         dispatcher=Dispatcher(store, bus, registry, loads, celery),
+        scans=Scans(client, celery),
     )
 
 

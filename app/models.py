@@ -4,6 +4,7 @@ Times are seconds since the epoch as floats (UTC), durations are nanoseconds, si
 JSON text, so that SQLite and PostgreSQL keep the same.
 """
 
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, String, Text
@@ -132,6 +133,15 @@ class Life(Base):
     ended_at: Mapped[float | None]
 
 
+class Standing(StrEnum):
+    """How it stands with a model."""
+
+    READY = "ready"  #: its files are here
+    MISSING = "missing"  #: its files are gone; they may come back, with a disk that was not mounted
+    REMOVING = "removing"  #: it is being deleted; whoever finds it so goes on with that
+    HIDDEN = "hidden"  #: it was removed from the list, and its files are another tool's: a scan does not list it again
+
+
 class Model(Base):
     """A model whose files are on this machine."""
 
@@ -144,8 +154,7 @@ class Model(Base):
     quantize: Mapped[str] = mapped_column(String(8), default="auto")
     source: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[float]
-    #: What app.catalog.Standing lists: whether its files are here.
-    state: Mapped[str] = mapped_column(String(16), default="ready", server_default="ready")
+    state: Mapped[str] = mapped_column(String(16), default=Standing.READY, server_default="ready")
     #: Where it was pulled from; None where it was not.
     repo: Mapped[str | None] = mapped_column(String(200))
     revision: Mapped[str | None] = mapped_column(String(200))

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequestError
-from app.models import Alias, Model
+from app.models import Alias, Model, Standing
 from app.suggested import Suggestion, by_name
 
 LATEST = ":latest"
@@ -59,7 +59,7 @@ def check_hub_name(name: str) -> str:
 def resolve(session: Session, name: str) -> Meaning:
     """What a name stands for; one that nobody knows stands for itself, as it may be pulled."""
     for spelling in _spellings(name):
-        if session.get(Model, spelling) is not None:
+        if _is_listed(session, spelling):
             return Meaning(spelling, True)
         alias = session.get(Alias, spelling)
         if alias is not None:
@@ -88,15 +88,22 @@ def _spellings(name: str) -> Iterator[str]:
         yield name.removesuffix(LATEST)
 
 
+def _is_listed(session: Session, name: str) -> bool:
+    model = session.get(Model, name)
+    return model is not None and model.state != Standing.HIDDEN
+
+
 def _meaning(session: Session, name: str) -> Meaning:
-    return Meaning(name, session.get(Model, name) is not None)
+    return Meaning(name, _is_listed(session, name))
 
 
 def _regardless_of_case(session: Session, name: str) -> Meaning | None:
     for spelling in _spellings(name):
-        for name_column, meaning in ((Model.name, Model.name), (Alias.name, Alias.target)):
-            alike = sa.select(meaning).where(sa.func.lower(name_column) == spelling.lower()).order_by(name_column)
-            found = session.scalars(alike.limit(1)).first()
+        same = spelling.lower()
+        own = sa.select(Model.name).where(sa.func.lower(Model.name) == same, Model.state != Standing.HIDDEN)
+        alias = sa.select(Alias.target).where(sa.func.lower(Alias.name) == same)
+        for query in (own.order_by(Model.name), alias.order_by(Alias.name)):
+            found = session.scalars(query.limit(1)).first()
             if found is not None:
                 return _meaning(session, found)
     return None
@@ -110,5 +117,5 @@ def _suggested(session: Session, name: str) -> Meaning | None:
     entry = _suggestion(name)
     if entry is None:
         return None
-    here = (target for target in entry.targets if session.get(Model, target) is not None)
+    here = (target for target in entry.targets if _is_listed(session, target))
     return _meaning(session, next(here, entry.gguf))

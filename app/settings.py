@@ -134,6 +134,21 @@ class Settings(BaseSettings):
         return (self.hf_hub_cache or home / "hub").expanduser().absolute()
 
     @property
+    def ollama_stores(self) -> tuple[Path, ...]:
+        """Where Ollama keeps its models: run by a user, or installed as a service."""
+        own = (self.ollama_models,) if self.ollama_models else ()
+        usual = (Path("~/.ollama/models"), Path("/usr/share/ollama/.ollama/models"))
+        return tuple(path.expanduser().absolute() for path in own or usual)
+
+    @property
+    def lmstudio_stores(self) -> tuple[Path, ...]:
+        """Where LM Studio keeps its models, if it is on this machine; older versions had another place."""
+        own = (self.lmstudio_models,) if self.lmstudio_models else ()
+        return tuple(
+            path.expanduser() for path in own or (Path("~/.lmstudio/models"), Path("~/.cache/lm-studio/models"))
+        )
+
+    @property
     def lock_dir(self) -> Path:
         """Where the processes of this stack keep their locks, sockets and generated files."""
         return self.data_dir / "run"

@@ -1,9 +1,9 @@
 """The facts of a model, from its own files. As a child: `python -m inference.facts PATH`.
 
-PATH is a GGUF file (the first of its parts) or a folder of safetensors. On stdout comes one JSON object, `Facts`, or
-{"error": code, "message": reason} with exit status 1. Codes: not_a_model (something else), bad_model (damaged, or not
-whole), unreadable. The files come from strangers, so the child bounds its own memory and time before it reads them;
-nothing of them is ever run.
+PATH is a folder of safetensors, or a GGUF file: the first of its parts, and of any name, as Ollama's have no ending. On
+stdout comes one JSON object, `Facts`, or {"error": code, "message": reason} with exit status 1. Codes: not_a_model
+(something else), bad_model (damaged, or not whole), unreadable. The files come from strangers, so the child bounds its
+own memory and time before it reads them; nothing of them is ever run.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from inference.about import Facts, FactsError, File
 from inference.aboutfolder import of_folder
 from inference.aboutgguf import of_gguf
 from inference.checkpoint import BadCheckpointError
-from inference.gguf import BadGgufError
+from inference.gguf import BadGgufError, is_gguf
 
 __all__ = ["Facts", "FactsError", "File", "read"]
 
@@ -33,7 +33,7 @@ def read(path: Path) -> Facts:
     try:
         if path.is_dir():
             return of_folder(path)
-        if path.suffix == ".gguf" and path.is_file():
+        if path.is_file() and (path.suffix == ".gguf" or is_gguf(path)):
             return of_gguf(path)
     except (BadGgufError, BadCheckpointError, MemoryError, OverflowError) as error:
         raise FactsError(
@@ -43,7 +43,7 @@ def read(path: Path) -> Facts:
         raise FactsError("unreadable", f"'{path.name}' cannot be read: {error.strerror}.") from None
     if not path.exists():
         raise FactsError("unreadable", f"There is nothing at '{path.name}'.")
-    raise FactsError("not_a_model", f"'{path.name}' is neither a .gguf file nor a folder.")
+    raise FactsError("not_a_model", f"'{path.name}' is neither a GGUF file nor a folder.")
 
 
 def main() -> int:

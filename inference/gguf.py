@@ -55,6 +55,12 @@ class Header(msgspec.Struct, frozen=True):
     bytes: int  #: of all tensors together
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins like one. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def read_shape(path: Path) -> Shape:
     """The shape of the model in a file. Raises BadGgufError, OSError."""
     return shape_of(read_values(path))

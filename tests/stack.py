@@ -104,6 +104,7 @@ class Stack:
             "PORT": str(self.port),
             "ENABLE_SCRIPTED_ENGINE": "1",
             "SWEEP_SECONDS": "1",
+            "SCAN_MODELS": "0",
             **settings,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

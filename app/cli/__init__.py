@@ -81,6 +81,14 @@ def starter() -> None:
         print(f"{BF16} needs torch and transformers, which are not installed. First: make engines")
 
 
+@app.command("import")
+def import_(path: Path, name: str = typer.Argument(""), copy: bool = False) -> None:
+    """Make a model that lies on this machine available: a folder of safetensors, or a GGUF file."""
+    from app.cli.importing import run
+
+    print(run(settings.load(), path, name or None, copy=copy))
+
+
 def main() -> None:
     """The entry point: an error that a user can mend is one line, not a traceback."""
     # The Procfile's programs are found beside this Python, wherever the shell looks first.

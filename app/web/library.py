@@ -1,14 +1,17 @@
 """One model: what is known of it, and how it goes. And what would be worth having here."""
 
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import psutil
 import structlog
 from flask import Response, jsonify
 from pydantic import Field
 
-from app.disk import delete_files
-from app.errors import Failure, InvalidRequestError, UnavailableError
+from app import imports
+from app.disk import delete_files, is_here
+from app.errors import Failure, InvalidRequestError, NotFoundError, UnavailableError
+from app.examine import facts_of
 from app.fit import verdict
 from app.jobs import State
 from app.kernel import Kernel
@@ -17,9 +20,9 @@ from app.registry import Card
 from app.suggested import Suggestion, suggestions
 from app.web.answers import blueprint
 from app.web.current import here
-from app.web.library_answers import ModelAnswer, RemovedAnswer, SuggestedAnswer
+from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
 from app.web.offload import offload
-from app.web.schemas import ModelPath, Strict
+from app.web.schemas import ModelName, ModelPath, Strict
 from app.web.views import iso
 
 log = structlog.get_logger(__name__)
@@ -27,6 +30,20 @@ log = structlog.get_logger(__name__)
 library = blueprint("library", "models", "What this machine can run.")
 
 _OF_FILES = ("architecture", "family", "task", "parameters", "context", "dtype", "quantization", "template", "licence")
+
+
+class ScanQuery(Strict):
+    """How to look."""
+
+    unhide: bool = Field(False, description="Also lists again what was removed from the list while its files stayed.")
+
+
+class ImportBody(Strict):
+    """What to import."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+    name: ModelName | None = Field(None, description="Without one, the folder's or the file's own.")
+    own: bool = Field(False, alias="copy", description="Copies the files into DATA_DIR first.")
 
 
 class RemoveQuery(Strict):
@@ -44,11 +61,62 @@ def suggest_models() -> Response:
     return jsonify({"models": [_suggestion(entry, memory, here_now) for entry in suggestions()]})
 
 
+@library.post("/models/scan", summary="Look for models", responses={202: ScanAskedAnswer})
+def start_scan(query: ScanQuery) -> tuple[Response, int]:
+    """Has the keeper look at the disk: what is gone, and what other tools have put there. GET tells its end."""
+    here().kernel.scans.ask(unhide=query.unhide)
+    return jsonify({"status": "accepted"}), 202
+
+
+@library.get("/models/scan", summary="Show the last look for models", responses={200: ScanAnswer})
+def show_scan() -> Response:
+    """What it found, and what it left out and why."""
+    report = here().kernel.scans.last()
+    if report is None:
+        raise NotFoundError("No scan has been made yet: POST /models/scan begins one.")
+    shown: dict[str, Any] = msgspec.to_builtins(report)
+    return jsonify(shown | {"started_at": iso(report.started_at), "finished_at": iso(report.finished_at)})
+
+
+@library.post("/models/import", summary="Import a model", responses={201: ModelAnswer})
+def import_model(body: ImportBody) -> tuple[Response, int]:
+    """Lists a folder or a GGUF file that lies on this machine, where it is; with `copy` as a copy of our own."""
+    kernel = here().kernel
+    path = imports.locate(kernel.settings, body.path)
+    name = imports.name_for(path, body.name)
+    imports.refuse_taken(kernel.catalog, name, path)
+    facts = facts_of(path)
+    imports.check_files(kernel.settings, path, facts)
+    if body.own:
+        path = offload(imports.copied, kernel.settings, name, path, facts)
+    return _show(kernel, imports.register(kernel.catalog, name, path, facts)), 201
+
+
 @library.get("/models/<path:name>", summary="Show a model", responses={200: ModelAnswer})
 def show_model(path: ModelPath) -> Response:
     """What its own files say of it, and whether it fits this machine."""
     kernel = here().kernel
+    return _show(kernel, kernel.catalog.find(path.name))
+
+
+@library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
+def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
+    """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
+    kernel = here().kernel
     model = kernel.catalog.find(path.name)
+    if not model.path:
+        raise InvalidRequestError(f"Model '{model.name}' is built in; there is nothing to remove.", param="model")
+    kernel.catalog.begin_removal(model.name, force=query.force)
+    if query.force:
+        _end_jobs(kernel, model.name)
+    _unload(kernel, model.name, force=query.force)
+    # From here on a crash loses nothing: the keeper goes on with what it finds half removed.
+    deleted = offload(delete_files, model, kernel.catalog.rows(), kernel.settings)
+    kernel.catalog.end_removal(model.name, hide=offload(is_here, model))
+    return jsonify({"status": "removed", "model": model.name, "files_deleted": deleted})
+
+
+def _show(kernel: Kernel, model: Model) -> Response:
     cards = _cards(kernel)
     facts = model.facts
     held = [(card, holding) for card in cards for holding in card.holdings if holding.model == model.name]
@@ -74,23 +142,6 @@ def show_model(path: ModelPath) -> Response:
         **verdict(model.size_bytes, _memory(cards), can_shrink=_can_shrink(model)),
     }
     return jsonify(shown)
-
-
-@library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
-def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
-    """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
-    kernel = here().kernel
-    model = kernel.catalog.find(path.name)
-    if not model.path:
-        raise InvalidRequestError(f"Model '{model.name}' is built in; there is nothing to remove.", param="model")
-    kernel.catalog.begin_removal(model.name, force=query.force)
-    if query.force:
-        _end_jobs(kernel, model.name)
-    _unload(kernel, model.name, force=query.force)
-    # From here on a crash loses nothing: the keeper goes on with what it finds half removed.
-    deleted = offload(delete_files, model, kernel.catalog.models(), kernel.settings)
-    kernel.catalog.end_removal(model.name)
-    return jsonify({"status": "removed", "model": model.name, "files_deleted": deleted})
 
 
 def _end_jobs(kernel: Kernel, name: str) -> None:

@@ -63,6 +63,31 @@ class RemovedAnswer(Answer):
     files_deleted: bool
 
 
+class ScanAskedAnswer(Answer):
+    """The keeper will look."""
+
+    status: Literal["accepted"]
+
+
+class SkippedPath(Answer):
+    """What looked like a model and is not listed."""
+
+    path: str
+    reason: str
+
+
+class ScanAnswer(Answer):
+    """A look at the disk: names of models that it listed, missed and forgot, and what it left out."""
+
+    state: Literal["running", "done", "failed"]
+    started_at: datetime
+    finished_at: datetime | None
+    found: list[str]
+    missing: list[str]
+    removed: list[str]
+    skipped: list[SkippedPath]
+
+
 class SuggestedForm(FitAnswer):
     """One form of a suggested model."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.aliases import Aliases, Named
-from app.catalog import Catalog, Standing
+from app.catalog import Catalog
 from app.database import Database
 from app.errors import (
     AliasNotFoundError,
@@ -17,6 +17,7 @@ from app.errors import (
     ModelNotFoundError,
     TokenyardError,
 )
+from app.models import Standing
 from app.names import check_name
 from app.store import Store
 from app.suggested import suggestions
@@ -161,7 +162,7 @@ def test_a_model_with_open_jobs_stays_unless_it_is_forced(catalog: Catalog, add:
     with pytest.raises(ModelNotDownloadedError):
         catalog.get("m")
     assert catalog.find("m").state == Standing.REMOVING
-    catalog.end_removal("m")
+    catalog.end_removal("m", hide=False)
     with pytest.raises(ModelNotFoundError):
         catalog.find("m")
 
@@ -170,7 +171,7 @@ def test_a_pull_that_ends_during_a_removal_keeps_its_model(catalog: Catalog, add
     add("m")
     catalog.begin_removal("m")
     add("m")
-    catalog.end_removal("m")
+    catalog.end_removal("m", hide=False)
     assert catalog.get("m").state == Standing.READY
 
 

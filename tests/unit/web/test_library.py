@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from app.jobs import State
+from app.jobs import MAINTENANCE_QUEUE, State
 from app.kernel import Kernel
+from app.scan import Report, Skipped
 from tests.modelfiles import write_folder
 
 from .conftest import Worker, submitted
@@ -127,3 +128,53 @@ def test_force_cancels_what_runs(client: FlaskClient, kernel: Kernel, worker: Wo
 
 def test_the_built_in_model_stays(client: FlaskClient) -> None:
     assert client.delete("/models/scripted").status_code == 400
+
+
+def test_a_model_on_this_machine_is_imported(client: FlaskClient, kernel: Kernel, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "tuned", chat_template_jinja="{{ x }}")
+    shown = client.post("/models/import", json={"path": str(folder), "name": "me/tuned"})
+    assert shown.status_code == 201
+    assert shown.get_json() == client.get("/models/me/tuned").get_json()
+    assert (shown.get_json()["template"], shown.get_json()["local_path"]) == ("{{ x }}", str(folder))
+    assert client.delete("/models/me/tuned").get_json()["files_deleted"] is False
+    assert folder.exists()
+    assert client.get("/models/me/tuned").status_code == 404
+
+
+def test_an_import_may_copy(client: FlaskClient, kernel: Kernel, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "tuned")
+    shown = client.post("/models/import", json={"path": str(folder), "copy": True}).get_json()
+    assert shown["local_path"] == str(kernel.settings.models_dir / "tuned")
+    assert client.delete("/models/tuned").get_json()["files_deleted"] is True
+    assert (folder.exists(), (kernel.settings.models_dir / "tuned").exists()) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "word"),
+    [
+        ({"path": "relative"}, 400, "invalid_request", "absolute"),
+        ({"path": "/nothing/here"}, 400, "unreadable", "nothing at 'here'"),
+        ({"path": "/etc"}, 400, "not_a_model", "no weights"),
+        ({"path": "/etc", "name": "a//b"}, 400, "invalid_request", "no name"),
+        ({"path": "/etc", "name": "o/n:x"}, 409, "model_exists", "DELETE"),
+        ({}, 400, "invalid_request", "path"),
+    ],
+)
+def test_an_import_that_cannot_be_says_why(
+    client: FlaskClient, folder: Path, body: dict[str, object], status: int, code: str, word: str
+) -> None:
+    answer = client.post("/models/import", json=body)
+    assert (answer.status_code, answer.get_json()["error"]["code"]) == (status, code)
+    assert word in answer.get_json()["detail"]
+
+
+def test_a_scan_is_the_keepers_and_its_report_is_shown(client: FlaskClient, kernel: Kernel) -> None:
+    assert client.get("/models/scan").status_code == 404
+    assert client.post("/models/scan?unhide=true").get_json() == {"status": "accepted"}
+    assert client.post("/models/scan").status_code == 202
+    assert kernel.bus.queue_length(MAINTENANCE_QUEUE) == 2
+    kernel.scans.begin()
+    assert client.get("/models/scan").get_json()["state"] == "running"
+    kernel.scans.tell(Report("done", 1.0, 2.0, found=["a"], skipped=[Skipped("/x", "no weights")]))
+    shown = client.get("/models/scan").get_json()
+    assert (shown["found"], shown["skipped"]) == (["a"], [{"path": "/x", "reason": "no weights"}])

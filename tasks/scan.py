@@ -1,0 +1,78 @@
+"""The keeper's scans: one at a time, each on a thread of its own, so that no sweep waits for one."""
+
+import threading
+import time
+from typing import Any
+
+import structlog
+from celery.signals import worker_ready
+
+from app.errors import TokenyardError, UnavailableError
+from app.jobs import SCAN_TASK
+from app.kernel import Kernel
+from app.scan import Report, Scan
+from tasks import app
+from tasks.startup import process
+
+log = structlog.get_logger(__name__)
+
+
+class Scanner:
+    """Runs scans for one keeper."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._lock = threading.Lock()
+        self._running = False
+        #: Asked for while one ran: what it has passed already may have changed.
+        self._again: bool | None = None
+
+    def start(self, *, unhide: bool = False) -> None:
+        """Begins one; where one runs, a further one follows it."""
+        with self._lock:
+            if self._running:
+                self._again = unhide or bool(self._again)
+                return
+            self._running = True
+        threading.Thread(target=self._run, args=(unhide,), name="scan", daemon=True).start()
+
+    def _run(self, unhide: bool) -> None:
+        wanted: bool | None = unhide
+        while wanted is not None:
+            self._scan(wanted)
+            with self._lock:
+                wanted, self._again = self._again, None
+                self._running = wanted is not None
+
+    def _scan(self, unhide: bool) -> None:
+        kernel, began = self._kernel, time.time()
+        try:
+            kernel.scans.begin()
+            report = Scan(kernel.settings, kernel.catalog, kernel.store).run(unhide=unhide)
+        except (TokenyardError, OSError) as error:
+            log.exception("scan_failed", reason=str(error))
+            report = Report("failed", began, time.time())
+        try:
+            kernel.scans.tell(report)
+        except UnavailableError:
+            log.warning("scan_not_told")  # its rows are in the database
+
+
+class _Keeper:
+    """The scanner of this process, where it is the keeper."""
+
+    scanner: Scanner | None = None
+
+
+@worker_ready.connect
+def _begin(**_: Any) -> None:
+    if process.kernel.settings.role == "keeper":
+        _Keeper.scanner = Scanner(process.kernel)
+        _Keeper.scanner.start()
+
+
+@app.task(name=SCAN_TASK)
+def scan(unhide: bool = False) -> None:
+    """Begins a scan; GET /models/scan tells its end."""
+    if _Keeper.scanner is not None:
+        _Keeper.scanner.start(unhide=unhide)
