@@ -89,6 +89,12 @@ def end(process: "subprocess.Popen[bytes]", *, patience: float = 20.0) -> None:
     psutil.wait_procs(family, timeout=5)
 
 
+def stores(folder: Path) -> dict[str, str]:
+    """Settings that keep a stack out of what the tools of whoever runs the tests have in their home."""
+    names = {"HF_HOME": "hf", "OLLAMA_MODELS": "ollama", "LMSTUDIO_MODELS": "lmstudio"}
+    return {name: str(folder / place) for name, place in names.items()} | {"MODELS_EXTRA_SCAN_DIRS": ""}
+
+
 class Stack:
     """Broker, web, worker, puller, keeper and beat, each of which a test may kill and start again."""
 
@@ -97,14 +103,14 @@ class Stack:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {
-            **{k: v for k, v in os.environ.items() if k not in {"API_KEY", "DATABASE_URL"}},
+            **{k: v for k, v in os.environ.items() if k not in {"API_KEY", "DATABASE_URL", "HF_HUB_CACHE"}},
+            **stores(folder),
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "DATA_DIR": str(folder),
             "REDIS_URL": redis_url,
             "PORT": str(self.port),
             "ENABLE_SCRIPTED_ENGINE": "1",
             "SWEEP_SECONDS": "1",
-            "SCAN_MODELS": "0",
             **settings,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

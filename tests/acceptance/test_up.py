@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from app.cli.place import MARK
-from tests.stack import ROOT, eventually, free_port, launch
+from tests.stack import ROOT, eventually, free_port, launch, stores
 
 
 class Up:
@@ -22,7 +22,8 @@ class Up:
         self.folder = folder
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         env = {k: v for k, v in os.environ.items() if k not in {"REDIS_URL", "DATABASE_URL", "API_KEY", MARK}}
-        self.env = env | {"PORT": str(port), "DATA_DIR": str(folder), **starters}
+        own = {"PORT": str(port), "DATA_DIR": str(folder), **starters}
+        self.env = env | stores(folder) | own
         self.log = folder / "up.txt"
         self.process = self.run("up")
 
