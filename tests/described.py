@@ -17,8 +17,8 @@ class Description:
         self._components = document["components"]
         self._operations = [
             (_pattern(path), method.upper(), operation)
-            # The longest first, as the routes do it: a model's name may hold slashes, and a word behind it is no name.
-            for path, operations in sorted(document["paths"].items(), key=lambda item: -len(item[0]))
+            # Most words of its own first, as the routes do it: a model's name may hold slashes, and may not be any word.
+            for path, operations in sorted(document["paths"].items(), key=lambda item: -_literal(item[0]))
             for method, operation in operations.items()
         ]
         self._validators: dict[str, Draft202012Validator] = {}
@@ -88,6 +88,12 @@ def hook(document: dict[str, Any]) -> Any:
     return check
 
 
+def _literal(path: str) -> int:
+    return len(re.sub(r"\{[^}]+\}", "", path))
+
+
 def _pattern(path: str) -> re.Pattern[str]:
-    names = re.sub(r"\\\{[^}]+\\\}", "(?:.+)" if path.startswith("/models/") else "[^/]+", re.escape(path))
+    names = re.sub(
+        r"\\\{[^}]+\\\}", "(?:.+)" if path.startswith(("/models/", "/aliases/")) else "[^/]+", re.escape(path)
+    )
     return re.compile(names)
