@@ -17,7 +17,7 @@ class Description:
         self._components = document["components"]
         self._operations = [
             (_pattern(path), method.upper(), operation)
-            # Most words of its own first, as the routes do it: a model's name may hold slashes, and may not be any word.
+            # Most words of its own first, as the routes do it: a model's name may hold slashes.
             for path, operations in sorted(document["paths"].items(), key=lambda item: -_literal(item[0]))
             for method, operation in operations.items()
         ]
