@@ -22,6 +22,7 @@ _NUMBERS = {kind: struct.Struct("<" + letter) for kind, letter in _LETTERS.items
 _MOST_BYTES = 1 << 26
 _MOST_ITEMS = 1 << 24
 _MOST_KEYS = 1 << 14
+_MOST_FIRST_KEYS = 64
 _MOST_TENSORS = 1 << 18
 _MOST_NAME = 1 << 16
 _MOST_HEADER = 1 << 27
@@ -218,16 +219,16 @@ def _read(file: BinaryIO, size: int) -> bytes:
 
 
 def read_architecture(path: Path) -> str | None:
-    """The architecture that a file names, from as much of it as is there; None where that is too little.
+    """The architecture that a file names at its beginning, where writers put it; None where too little is there.
 
-    Writers put it among the first keys. Raises BadGgufError, OSError.
+    Raises BadGgufError, OSError.
     """
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise BadGgufError("it does not begin with GGUF")
         try:
             _number(file, 4), _number(file, 10)
-            for _ in range(int(_number(file, 10))):
+            for _ in range(min(int(_number(file, 10)), _MOST_FIRST_KEYS)):
                 name, value = _string(file), _value(file, int(_number(file, 4)))
                 if name == "general.architecture":
                     return str(value)

@@ -12,8 +12,10 @@ import structlog
 from app.errors import Failure, JobFailedError, UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
-from app.models import Job
+from app.models import Job, Model
+from app.settings import Settings
 from tasks.child import Line, child, order_of
+from tasks.choice import quantization
 from tasks.standing import Standing
 from tasks.watcher import Watcher, patiently
 
@@ -191,7 +193,7 @@ class Download:
         size = int(last["size_bytes"])
         patiently(lambda: self._register(last))
         self._kernel.loads.arrived(self.key.model)
-        quantized = last["format"] == "gguf"
+        quantized = _prefers_quantized(self._kernel.catalog.get(self.key.model), self._kernel.settings)
         for watcher in self.watchers:
             watcher.succeed(self._standing, last["path"], size, quantized=quantized)
         log.info("pulled", model=self.key.model, size_bytes=size, path=last["path"])
@@ -219,6 +221,12 @@ class Download:
         if failure.code not in RESUMABLE:
             sweep(self._kernel, self.key.model)
         raise JobFailedError(failure)
+
+
+def _prefers_quantized(model: Model, settings: Settings) -> bool:
+    """Whether it will run with fewer bits than it was trained in: it comes so, or is made so when it is loaded."""
+    kind = model.facts.get("quantization")
+    return quantization(model, settings) in ("q4", "q8") or (bool(kind) and kind not in ("F32", "F16", "BF16"))
 
 
 def sweep(kernel: Kernel, model: str) -> None:

@@ -44,7 +44,8 @@ class FakeHub:
     `gated` repositories are listed, but their files want `token`. `throttle` is in bytes a second, for each body.
     Faults, each counted down: `stumbles` requests are answered 503, and `limits` with 429 and `retry_after`; of large
     bodies `cuts` break off in their middle, `stalls` fall silent there, and `flips` have a wrong byte. Bodies come
-    from `redirect` where it is set, as from a content network. Without `ranges`, each body begins at its beginning.
+    from `redirect` where it is set, as from a content network, and listings from `moved`. Without `ranges`, each body
+    begins at its beginning; without `sizes`, listings tell none.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class FakeHub:
         stalls: int = 0,
         flips: int = 0,
         redirect: str = "",
+        moved: str = "",
         ranges: bool = True,
         sizes: bool = True,
     ) -> None:
@@ -71,6 +73,7 @@ class FakeHub:
         self.faults = {"stumbles": stumbles, "limits": limits, "cuts": cuts, "stalls": stalls, "flips": flips}
         self.retry_after = retry_after
         self.redirect = redirect
+        self.moved = moved
         self.ranges = ranges
         self.sizes = sizes
         #: Every request as (method, path), in order, and the credential of each.
@@ -181,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, repo: str, verb: str | None, revision: str | None) -> None:
         files = _files(self.hub, repo, revision)
+        if self.hub.moved:
+            return self._send(307, b"", {"Location": self.hub.moved + self.path})
         if verb == "tree":
             return self._send_json([_in_tree(name, data) for name, data in files.items()])
         blobs = "blobs" in parse_qs(urlsplit(self.path).query) and self.hub.sizes

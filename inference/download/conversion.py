@@ -45,7 +45,8 @@ def convert(cache: Cache, listing: Listing, into: Path) -> None:
 def _fill(folder: Path, cache: Cache, listing: Listing, pickles: list[File]) -> None:
     for file in listing.files:
         if file not in pickles:
-            shutil.copyfile(cache.pointer(file), folder / Path(file.name).name)
+            (folder / file.name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(cache.pointer(file), folder / file.name)
     _run([str(cache.pointer(file)) for file in pickles], folder, sum(file.size for file in pickles))
     (folder / ORIGIN).write_text(listing.commit)
 

@@ -62,6 +62,15 @@ def refused(error: HfHubHTTPError) -> RefusedError:
     )
 
 
+def refused_redirect(endpoint: str, target: str) -> DownloadError:
+    """The hub sends us to a host that we do not follow it to."""
+    return DownloadError(
+        "redirect_refused",
+        f"{endpoint} sends the download on to {target}, which is not one of its own. "
+        "If you trust that host, name it in HF_REDIRECT_HOSTS.",
+    )
+
+
 def explain(error: BaseException, order: Order) -> DownloadError:
     """What to tell the user about any failure."""
     if isinstance(error, DownloadError):

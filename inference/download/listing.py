@@ -3,12 +3,14 @@
 import hashlib
 import re
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+import httpx2
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url, set_client_factory
 from huggingface_hub.hf_api import RepoSibling
 
 from inference.download.choice import choose
-from inference.download.errors import DownloadError
+from inference.download.errors import DownloadError, refused_redirect
 from inference.download.order import Order
 from inference.download.patience import patiently
 
@@ -49,6 +51,7 @@ class Listing(NamedTuple):
 
 def list_files(order: Order) -> Listing:
     """Ask the hub, and choose. Raises DownloadError, RefusedError, and the hub's client's own errors."""
+    _confine(order)
     api = HfApi(endpoint=order.endpoint)
     revision = order.commit or order.revision
     info = patiently(
@@ -60,6 +63,17 @@ def list_files(order: Order) -> Listing:
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     chosen = [siblings[name] for name in choose(list(siblings), order)]
     return Listing(commit, [_told(sibling) or _asked(order, commit, sibling.rfilename) for sibling in chosen])
+
+
+def _confine(order: Order) -> None:
+    """The hub's client follows redirects, so that models may be renamed; it shall not be led to another host."""
+    hosts = {urlsplit(order.endpoint).hostname, *order.hosts}
+
+    def check(request: httpx2.Request) -> None:
+        if request.url.host not in hosts:
+            raise refused_redirect(order.endpoint, f"{request.url.scheme}://{request.url.host}")
+
+    set_client_factory(lambda: httpx2.Client(event_hooks={"request": [check]}, follow_redirects=True, timeout=TIMEOUT))
 
 
 def _told(sibling: RepoSibling) -> File | None:

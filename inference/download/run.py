@@ -85,5 +85,5 @@ def _converted(order: Order, listing: Listing, teller: Teller) -> Done:
         cache = _fetch_all(order, listing, order.staging, teller)
         teller.say({"phase": "converting"})
         conversion.convert(cache, listing, path)
-    size = sum(part.stat().st_size for part in path.iterdir())
+    size = sum(part.stat().st_size for part in path.rglob("*"))
     return Done(path, "safetensors", size, listing.commit, facts_of(path))

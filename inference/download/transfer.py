@@ -14,7 +14,7 @@ from huggingface_hub import get_token
 from huggingface_hub.utils._headers import build_hf_headers
 from urllib3.response import BaseHTTPResponse
 
-from inference.download.errors import DownloadError, RefusedError
+from inference.download.errors import DownloadError, RefusedError, refused_redirect
 from inference.download.order import Order
 
 #: Where Hugging Face keeps its files. Its mirrors send their clients there too.
@@ -78,11 +78,7 @@ class Hub:
         safe = parts.scheme == "https" or (parts.scheme == "http" and urlsplit(url).scheme == "http")
         if known and safe:
             return target
-        raise DownloadError(
-            "redirect_refused",
-            f"{self._endpoint} sends the download on to {parts.scheme}://{host}, which is not one of its own. "
-            "If you trust that host, name it in HF_REDIRECT_HOSTS.",
-        )
+        raise refused_redirect(self._endpoint, f"{parts.scheme}://{host}")
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         """Connections to a host, by way of HTTPS_PROXY and its like where they are set."""

@@ -25,22 +25,22 @@ TOTAL = sum(map(len, REPOS["gpt2"].values()))
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[FakeHub]:
-    with FakeHub(REPOS) as hub:
+def hub(starter_gguf: Path) -> Iterator[FakeHub]:
+    with FakeHub(REPOS | {"owner/smol-GGUF": {"smol.Q4_1.gguf": starter_gguf.read_bytes()}}) as hub:
         yield hub
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, hub: FakeHub) -> Iterator[Stack]:
-    """A stack without a worker: nothing here needs an engine."""
+    """A stack that starts with no model at all."""
     folder = tmp_path_factory.mktemp("pulls")
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "MAX_CONCURRENT_PULLS": "1", "NO_PROXY": "*"}
     with broker(folder) as url:
         stack = Stack(folder, url, HF_TOKEN="", HF_HUB_CACHE="", **settings)
         stack.run("migrate")
         try:
-            stack.start("web", "puller", "keeper", "beat")
-            eventually(lambda: stack.http.get("/health/live").status_code == 200, what="the web process")
+            stack.start("web", "worker", "puller", "keeper", "beat")
+            stack.ready()
             yield stack
         finally:
             stack.close()
@@ -162,3 +162,22 @@ def test_a_refusal_is_a_failed_job_with_its_code_and_a_traceback_for_operators(s
     assert "spelling" in job["error"]
     assert "Traceback" in stack.http.get(f"/jobs/{job_id}?traceback=true").json()["traceback"]
     assert stack.events(job_id)[-1]["error"]["code"] == "model_not_found"
+
+
+def test_a_model_that_is_pulled_to_be_loaded_is_loaded_and_answers(stack: Stack, hub: FakeHub) -> None:
+    hub.throttle = None
+    job = stack.finished(pull(stack, "owner/smol-GGUF", init=True))
+
+    def entry() -> dict[str, Any]:
+        models = stack.http.get("/models").json()["models"]
+        found: dict[str, Any] = next(model for model in models if model["model"] == "owner/smol-GGUF")
+        return found
+
+    assert job["status"] == "succeeded", job
+    assert job["preferred_quantized"]
+    eventually(lambda: entry()["loaded"], what="the model in memory")
+    body = {"model": "owner/smol-GGUF", "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 4}
+    assert stack.http.post("/chat", json=body).json()["eval_count"] > 0
+    # Its files are ours, and go with it.
+    stack.http.delete("/models/owner/smol-GGUF?force=true").raise_for_status()
+    eventually(lambda: not (stack.folder / "hf" / "hub" / "models--owner--smol-GGUF").exists())

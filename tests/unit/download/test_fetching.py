@@ -140,6 +140,20 @@ def test_a_redirect_to_a_stranger_is_refused_unless_it_is_named(fetch: Fetch) ->
     assert allowed.folder
 
 
+def test_a_listing_that_has_moved_is_followed_within_the_hub_alone(fetch: Fetch) -> None:
+    with FakeHub({"gpt2": GPT2}) as there:
+        with FakeHub({"gpt2": GPT2}, moved=there.url) as hub:
+            fetched = fetch(hub, "gpt2")
+        asked = len(there.requests)
+        with FakeHub({"gpt2": GPT2}, moved=there.url.replace("127.0.0.1", "localhost")) as hub:
+            refused = fetch(hub, "gpt2")
+
+    assert fetched.folder
+    assert refused.error is not None
+    assert refused.error.code == "redirect_refused"
+    assert len(there.requests) == asked
+
+
 def test_two_at_once_fetch_each_file_once(fetch: Fetch, tmp_path: Path) -> None:
     order = {"repo": "gpt2", "cache": str(tmp_path / "hub")}
     with FakeHub({"gpt2": GPT2}, throttle=300_000) as hub, ThreadPoolExecutor(2) as pool:
