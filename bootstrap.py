@@ -23,7 +23,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
 #: What each part downloads, and takes on the disk, in MB. Measured on Linux x86-64 with Python 3.11.
-SIZES = {"base": (70, 310), "dev": (40, 150), "cpu": (580, 2300), "gpu": (5000, 11000)}
+SIZES = {"base": (70, 320), "dev": (40, 150), "cpu": (580, 2350), "gpu": (3900, 8700)}
 STARTER_MB = 93
 #: PyTorch's build without CUDA. For Linux PyPI has only the one with it, of several GB; PyTorch's own index has both.
 TORCH = "torch==2.13.0+cpu" if sys.platform == "linux" else "torch==2.13.0"

@@ -53,6 +53,14 @@ def logs() -> None:
 
 
 @app.command()
+def process(name: str) -> None:
+    """Become one process of the Procfile, where something else supervises them; DEVICE names a worker's device."""
+    from app.cli.procfile import become
+
+    become(name)
+
+
+@app.command()
 def broker() -> None:
     """Become the embedded broker (the Procfile's line; `up` starts it)."""
     from app.cli.broker import serve

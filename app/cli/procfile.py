@@ -1,8 +1,13 @@
 """The Procfile, the one list of processes, as a configuration for supervisord."""
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from app.errors import BadSettingsError
+
+PROCFILE = Path(__file__).resolve().parent.parent.parent / "Procfile"
 
 _HEAD = """[supervisord]
 nodaemon=true
@@ -33,13 +38,28 @@ stdout_logfile_backups=2
 PATIENCE = 15
 
 
-def read(path: Path, devices: Sequence[str]) -> dict[str, str]:
+def become(name: str) -> None:
+    """Replaces this process by one of the list. Raises BadSettingsError."""
+    commands = dict(_lines())
+    if name not in commands:
+        raise BadSettingsError(f"The Procfile has no process '{name}'. It has: {', '.join(commands)}.")
+    os.chdir(PROCFILE.parent)
+    os.execv("/bin/sh", ["/bin/sh", "-c", f"exec {commands[name]}"])
+
+
+def read(devices: Sequence[str]) -> dict[str, str]:
     """Each process's command, by its name. The worker's line is one process a device, which has the device's name."""
-    lines = (line.split(":", 1) for line in path.read_text().splitlines() if line.strip() and line[0] != "#")
     commands: dict[str, str] = {}
-    for name, command in ((name.strip(), command.strip()) for name, command in lines):
+    for name, command in _lines():
         commands |= {device: _on(device, command) for device in devices} if name == "worker" else {name: command}
     return commands
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    for line in PROCFILE.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, _, command = line.partition(":")
+            yield name.strip(), command.strip()
 
 
 def _on(device: str, command: str) -> str:

@@ -81,7 +81,7 @@ def _plan(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
     """The processes of this stack, and their environment. Raises BadSettingsError."""
     found = devices.plan(settings.devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
     console.print(f"Devices: {', '.join(f'{device.name} ({device.title})' for device in found)}")
-    processes = procfile.read(ROOT / "Procfile", [device.name for device in found])
+    processes = procfile.read([device.name for device in found])
     env = {**os.environ, place.MARK: str(settings.data_dir), "DATA_DIR": str(settings.data_dir)}
     # Where setproctitle is installed (vLLM brings it), Celery and gunicorn would write their titles over our mark.
     env["SPT_NOENV"] = "1"

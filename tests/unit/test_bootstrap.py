@@ -79,7 +79,7 @@ def test_the_base_says_its_size_and_a_second_run_installs_nothing(machine: Machi
         "-r requirements-base.txt",
         f"--no-deps --no-build-isolation -e {bootstrap.ROOT}",
     ]
-    assert "70 MB of Python packages to download (310 MB on disk); the starter model is another 93 MB" in said()
+    assert "70 MB of Python packages to download (320 MB on disk); the starter model is another 93 MB" in said()
     assert machine.run("base") == []
     assert said() == ""
 

@@ -1,0 +1,103 @@
+"""Dockerfile and docker-compose.yml: nobody here can build them, so what can be checked without is."""
+
+import os
+import re
+import shutil
+import subprocess
+from fnmatch import fnmatch
+from typing import Any
+
+import pytest
+import yaml
+
+from app.cli import app as command_line
+from app.cli import procfile
+from app.settings import Settings
+from tests.stack import ROOT
+
+SECRETS = {"API_KEY": "one", "BROKER_PASSWORD": "two"}
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return found
+
+
+def ours() -> dict[str, dict[str, Any]]:
+    return {name: service for name, service in services().items() if service["image"].startswith("tokenyard:")}
+
+
+def dockerfile(instruction: str) -> list[str]:
+    return re.findall(rf"^{instruction} (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
+def test_each_process_of_the_procfile_has_its_container() -> None:
+    run = {service["command"].split()[-1] for name, service in ours().items() if name != "setup"}
+    assert run == set(dict(procfile._lines())) - {"broker", "flower"}
+
+
+def test_only_the_web_process_is_published_and_on_loopback_unless_asked() -> None:
+    assert [name for name, service in services().items() if "ports" in service] == ["web"]
+    assert services()["web"]["ports"] == ["${PUBLISH:-127.0.0.1}:${PORT:-8005}:8005"]
+
+
+def test_no_container_may_more_than_it_needs() -> None:
+    for name, service in services().items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+    assert dockerfile("USER") == ["tokenyard"]
+
+
+def test_secrets_have_no_defaults() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    for name in SECRETS:
+        assert f"${{{name}:?" in text
+        assert f"${{{name}:-" not in text
+
+
+def test_containers_get_settings_that_there_are() -> None:
+    given = {name for service in ours().values() for name in service["environment"]}
+    given |= {word.split("=")[0] for line in dockerfile("ENV") for word in line.split()} - {"PATH", "PYTHONPATH"}
+    assert {name for name in given if name.lower() not in Settings.model_fields} == set()
+
+
+def test_each_kind_of_hardware_has_one_worker() -> None:
+    workers = {service["profiles"][0]: service for service in ours().values() if "profiles" in service}
+    assert set(workers) == {"cpu", "gpu"}
+    assert workers["cpu"]["environment"]["DEVICE"] == "cpu.0"
+    assert workers["gpu"]["environment"]["DEVICE"] == "gpu.0"
+    reserved = workers["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert reserved == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+
+
+def test_the_image_holds_what_it_copies_and_runs() -> None:
+    lets_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [word for line in dockerfile("COPY") for word in line.split()[:-1] if word != "."]
+    for pattern in [*copied, "app", "tasks", "inference", "migrations", "Procfile", "alembic.ini", "celeryconfig.py"]:
+        assert any(ROOT.glob(pattern)), pattern
+        assert any(fnmatch(pattern, allowed) for allowed in lets_in), pattern
+    verbs = {command.name or command.callback.__name__ for command in command_line.registered_commands}
+    assert {"up", "process", "migrate", "starter"} <= verbs
+    assert dockerfile("CMD") == ['["tokenyard", "up"]']
+
+
+def compose() -> list[str] | None:
+    """The client, as a plugin or alone."""
+    for client in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(client[0]) and not subprocess.run([*client, "version"], capture_output=True).returncode:
+            return client
+    return None
+
+
+@pytest.mark.skipif(compose() is None, reason="no docker compose on this machine")
+@pytest.mark.parametrize("hardware", ["cpu", "gpu"])
+def test_compose_takes_the_file_and_wants_the_secrets(hardware: str) -> None:
+    client = compose() or []
+    env = {**os.environ, "COMPOSE_PROFILES": hardware}
+    check = [*client, "-f", str(ROOT / "docker-compose.yml"), "config", "-q"]
+    assert subprocess.run(check, env=env | SECRETS, capture_output=True, text=True).stderr == ""
+    refused = subprocess.run(check, env=env, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "to a long random string" in refused.stderr
