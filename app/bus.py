@@ -5,18 +5,16 @@ script checks it, appends and publishes, so that a worker that lost a job can ch
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import redis
-import structlog
 
 from app import events
+from app.broker import available
+from app.clock import Clock
 from app.errors import UnavailableError
 from app.events import Event, Stored
 from app.jobs import PRIORITIES
-
-log = structlog.get_logger(__name__)
 
 PREFIX = "tokenyard:"
 #: All the channels that events travel on.
@@ -24,15 +22,24 @@ EVENTS = PREFIX + "events:*"
 #: Ids of jobs that somebody asked to end, with the state: a hint that spares their owner the wait for its renewal.
 ENDS = PREFIX + "ends"
 
+#: Which web processes still follow a job that its client hung up on? They answer with a key.
+ASKS = PREFIX + "asks"
+#: What shows that the broker takes writes too.
+_PROBE = PREFIX + "probe"
+#: Events that one script writes at most: it blocks the broker meanwhile.
+PAGE = 500
+
 # KEYS: per event its fence and its stream. ARGV: the channel, then per event attempt, seq and frame.
-# A stream's ids are "<seq>-0", so Redis itself refuses a number that was used before.
+# An event must be the next one of its stream: a number that was used before is refused, and so is one behind a gap,
+# which is what a broker that came back without its last second shows.
 # Returns the 1-based places of the events that were refused. ~9 microseconds an event.
 _APPEND = """
 local accepted, refused = {}, {}
 for i = 1, #KEYS / 2 do
-  local frame = ARGV[3 * i + 1]
+  local seq, frame = ARGV[3 * i], ARGV[3 * i + 1]
   if redis.call('GET', KEYS[2 * i - 1]) == ARGV[3 * i - 1]
-     and type(redis.pcall('XADD', KEYS[2 * i], ARGV[3 * i] .. '-0', 'e', frame)) == 'string' then
+     and redis.call('XLEN', KEYS[2 * i]) == seq - 1
+     and type(redis.pcall('XADD', KEYS[2 * i], seq .. '-0', 'e', frame)) == 'string' then
     accepted[#accepted + 1] = frame
   else
     refused[#refused + 1] = i
@@ -63,15 +70,16 @@ class Entry(NamedTuple):
 class Bus:
     """Appends, publishes and replays events."""
 
-    def __init__(self, client: "redis.Redis", *, stream_ttl: int) -> None:
+    def __init__(self, client: "redis.Redis", *, stream_ttl: int, clock: Clock | None = None) -> None:
         self.redis = client
         self._ttl = stream_ttl
+        self._clock = clock or Clock()
         self._append = client.register_script(_APPEND)
         self._install = client.register_script(_INSTALL)
 
     def install(self, job_id: str, attempt: int, seconds: float) -> bool:
         """Raises the fence of a job to this attempt; it and the stream live that long. False: a later one stands."""
-        ttl = int(seconds) + self._ttl
+        ttl = max(0, int(seconds)) + self._ttl
         with available():
             return bool(self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, ttl]))
 
@@ -84,32 +92,37 @@ class Bus:
         with available():
             return [entries[place - 1] for place in self._append(keys=keys, args=args)]
 
-    def finish(self, node: str, entry: Entry) -> None:
-        """Appends a job's terminal event and lets its stream go after a while."""
-        self.append(node, [entry])
-        with available():
-            self.redis.expire(_stream(entry.job_id), self._ttl)
-            self.redis.expire(_fence(entry.job_id), self._ttl)
+    def finish(self, node: str, *entries: Entry) -> list[Entry]:
+        """Appends a job's last events and lets its stream go after a while. Returns those that were refused."""
+        refused = self.append(node, list(entries))
+        with available(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.expire(_stream(entries[-1].job_id), self._ttl)
+            pipe.expire(_fence(entries[-1].job_id), self._ttl)
+            pipe.execute()
+        return refused
 
     def publish(self, node: str, job_id: str, event: Event) -> None:
         """Tells followers something that is not stored."""
         with available():
             self.redis.publish(channel(node), events.encode(job_id, event))
 
-    def replay(self, job_id: str, after: int = 0) -> list[Stored]:
-        """The stored events behind a number, in order. Empty where the stream is gone."""
+    def page(self, job_id: str, after: int = 0) -> list[Stored]:
+        """The next PAGE stored events behind a number, in order. Empty where there are none, or the stream is gone."""
         with available():
             rows: list[tuple[bytes, dict[bytes, bytes]]] = self.redis.xrange(  # type: ignore[assignment]
-                _stream(job_id), min=f"({after}-0" if after else "-"
+                _stream(job_id), min=f"({after}-0" if after else "-", count=PAGE
             )
         found = (_stored(fields[b"e"]) for _, fields in rows)
         return [event for event in found if event is not None]
 
-    def last_seq(self, job_id: str) -> int:
-        """The number of the last stored event; 0 where there is none."""
-        with available():
-            rows: list[tuple[bytes, object]] = self.redis.xrevrange(_stream(job_id), count=1)  # type: ignore[assignment]
-        return int(rows[0][0].split(b"-")[0]) if rows else 0
+    def replay(self, job_id: str, after: int = 0) -> list[Stored]:
+        """All stored events behind a number."""
+        found: list[Stored] = []
+        while page := self.page(job_id, found[-1].seq if found else after):
+            found += page
+            if len(page) < PAGE:
+                break
+        return found
 
     def restore(self, node: str, job_id: str, attempt: int, seconds: float, entries: list[Entry]) -> bool:
         """Writes a job's stream anew from its owner's buffer, after Redis lost its memory. False: a later attempt."""
@@ -117,15 +130,18 @@ class Bus:
             return False
         with available():
             self.redis.delete(_stream(job_id))
-        refused = self.append(node, entries) if entries else []
-        with available():
-            self.redis.expire(_stream(job_id), int(seconds) + self._ttl)
-        return not refused
+        for start in range(0, len(entries), PAGE):
+            if self.append(node, entries[start : start + PAGE]):
+                raise UnavailableError("broker_unavailable", "The broker lost a stream while it was written anew.")
+        return self.install(job_id, attempt, seconds)
 
     def ping(self) -> None:
-        """Asks whether the broker answers. Raises UnavailableError."""
-        with available():
-            self.redis.ping()
+        """Asks whether the broker answers and takes writes, and what time it is. Raises UnavailableError."""
+        with available(), self.redis.pipeline(transaction=False) as pipe:
+            pipe.set(_PROBE, b"1", ex=60)
+            pipe.time()
+            seconds, microseconds = pipe.execute()[1]
+        self._clock.compare(seconds + microseconds / 1e6)
 
     def queue_length(self, queue: str) -> int:
         """How many messages a Celery queue holds: kombu keeps a list for each priority, the first without a suffix."""
@@ -155,25 +171,6 @@ class Bus:
 def channel(node: str) -> str:
     """Where a process's events are published."""
     return f"{PREFIX}events:{node}"
-
-
-def connect(url: str, *, timeout: float = 5.0) -> "redis.Redis":
-    """A client whose every call ends: no call hangs on a broker that is gone."""
-    return redis.Redis.from_url(
-        url, socket_timeout=timeout, socket_connect_timeout=timeout, socket_keepalive=True, health_check_interval=30
-    )
-
-
-@contextmanager
-def available() -> Iterator[None]:
-    """Turns the broker's absence into UnavailableError."""
-    try:
-        yield
-    except redis.RedisError as error:
-        log.warning("broker_unavailable", reason=str(error))
-        raise UnavailableError(
-            "broker_unavailable", "The broker does not answer. Try again in a few seconds; what was accepted is kept."
-        ) from error
 
 
 def _stored(frame: bytes) -> Stored | None:

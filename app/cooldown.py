@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import redis
 
-from app.bus import PREFIX, available
+from app.broker import available
+from app.bus import PREFIX
 from app.errors import Failure
 
 _INDEX = PREFIX + "cooldowns"

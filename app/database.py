@@ -56,8 +56,8 @@ def _available() -> Iterator[None]:
     """Only what a user can mend becomes our error: locked, full, gone. A wrong statement stays a bug."""
     try:
         yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
-        log.warning("database_unavailable", reason=str(error.orig))
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        log.warning("database_unavailable", reason=str(getattr(error, "orig", error)))
         raise UnavailableError(
             "database_unavailable",
             "The database does not answer. Try again in a few seconds; operators find the reason in the log.",

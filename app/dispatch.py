@@ -10,12 +10,13 @@ from kombu.exceptions import OperationalError
 
 from app.bus import Bus, Entry
 from app.errors import Failure, UnavailableError
-from app.events import Ended
+from app.events import Ended, Token, Usage
 from app.jobs import State, queue_of, task_of
 from app.loads import Loads
 from app.models import Job, Pull
 from app.registry import Registry
-from app.store import Hint, Outcome, Store
+from app.results import result_of
+from app.store import Hint, Key, Outcome, Store
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +36,19 @@ class Dispatcher:
         self._loads = loads
         self._celery = celery
 
-    def submit(self, job: Job, pull: Pull | None = None) -> None:
+    def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None) -> Job:
         """Accepts a job. Once its row is committed this succeeds, also when the broker is gone.
 
-        Raises ModelCooldownError before that.
+        Returns the job, or the one that was accepted under the same key before. Raises ModelCooldownError and
+        IdempotencyConflictError before that.
         """
         if pull is None:
             self._check(job.model)
-        hints = self._store.submit(job, pull, slots=self._slots(job.model))
-        self._send(hints)
-        if pull is None:
+        accepted = self._store.submit(job, pull, slots=self._slots(job.model), key=key)
+        self._send(accepted.hints)
+        if pull is None and accepted.fresh:
             self._loads.place(job.model)
+        return accepted.job
 
     def _check(self, model: str) -> None:
         try:
@@ -54,10 +57,13 @@ class Dispatcher:
             return  # the job waits, and the sweep looks again
 
     def release(self, model: str) -> None:
-        """Sends what a model's holders may have by now."""
+        """Sends what a model's holders may have by now. Where it cannot, the next sweep does."""
         slots = self._slots(model)
         if slots:
-            self._send(self._store.release(model, slots))
+            try:
+                self._send(self._store.release(model, slots))
+            except UnavailableError:
+                log.warning("not_released", model=model)
 
     def settle(self, model: str) -> None:
         """For a model that has work: asks a worker to load it, or fails the work where no worker can."""
@@ -119,11 +125,15 @@ class Dispatcher:
                 log.warning("stream_not_closed", job=outcome.id)  # followers read the row
 
     def _close(self, outcome: Outcome) -> None:
+        """Shuts every earlier attempt out of the stream, keeps what they emitted, and tells the end."""
         if not self._bus.install(outcome.id, outcome.attempt, 0):
             return
+        tokens = [event for event in self._bus.replay(outcome.id) if isinstance(event, Token)]
+        usage = Usage(completion_tokens=sum(token.count for token in tokens))
+        if tokens:
+            self._store.keep(result_of(outcome.id, tokens, "", usage))
         failure = outcome.failure or Failure("", "")
-        seq = self._bus.last_seq(outcome.id) + 1
-        event = Ended(seq, state=outcome.state, code=failure.code, message=failure.message)
+        event = Ended(len(tokens) + 1, state=outcome.state, usage=usage, code=failure.code, message=failure.message)
         self._bus.finish(NODE, Entry(outcome.id, outcome.attempt, event))
 
     def _slots(self, model: str) -> int:
@@ -146,4 +156,12 @@ class Dispatcher:
                 )
             except (OSError, OperationalError, redis.RedisError) as error:
                 log.warning("not_sent", jobs=len(hints) - sent, reason=str(error))
+                self._take_back(hints[sent:])
                 return
+
+    def _take_back(self, hints: list[Hint]) -> None:
+        """What could not be sent is released anew by the next sweep, rather than when it counts as lost."""
+        try:
+            self._store.unrelease([hint.id for hint in hints])
+        except UnavailableError:
+            log.warning("not_taken_back", jobs=len(hints))  # then it is sent again as lost

@@ -14,6 +14,9 @@ TokenyardError
 ├── ModelExistsError        model_exists
 ├── BadModelError           damaged_model | not_a_model | unreadable | disk_full
 ├── ModelCooldownError      model_cooldown
+├── IdempotencyConflictError  idempotency_conflict
+├── QueueFullError          queue_full
+├── SlowConsumerError       slow_consumer
 ├── NotAllowedError         unauthorized | forbidden_origin | forbidden_host
 ├── UnavailableError        broker_unavailable | database_unavailable
 └── JobFailedError          what ended a job: its code is the error that the row keeps
@@ -159,6 +162,35 @@ class ModelCooldownError(TokenyardError):
         self.retry_after = retry_after
 
 
+class IdempotencyConflictError(TokenyardError):
+    """An Idempotency-Key came again with another request."""
+
+    code = "idempotency_conflict"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key '{key}' was sent before with another request. Take a new key for a new request.",
+            param="Idempotency-Key",
+        )
+
+
+class QueueFullError(TokenyardError):
+    """As many jobs wait as may."""
+
+    code = "queue_full"
+
+
+class SlowConsumerError(TokenyardError):
+    """A follower does not read what it asked for."""
+
+    code = "slow_consumer"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "You read too slowly, so this stream ends here. The job goes on: follow it again from the last id you got."
+        )
+
+
 class NotAllowedError(TokenyardError):
     """The caller may not do this; `code` says why."""
 
@@ -168,11 +200,12 @@ class NotAllowedError(TokenyardError):
 
 
 class UnavailableError(TokenyardError):
-    """A part that Tokenyard stands on does not answer; trying again later is right."""
+    """A part that Tokenyard stands on does not answer, or has `answered` that it is full. Later it may be well."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, answered: bool = False) -> None:
         super().__init__(message)
         self.code = code  # type: ignore[misc]  # each instance carries its own
+        self.answered = answered
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ from celery import Celery
 
 from app.aliases import Aliases
 from app.batches import Batches
-from app.bus import Bus, connect
+from app.broker import connect
+from app.bus import Bus
 from app.catalog import Catalog
+from app.clock import Clock
 from app.cooldown import Cooldowns
 from app.database import Database
 from app.dispatch import Dispatcher
@@ -27,6 +29,7 @@ class Kernel:
     """What a process was built from. Nothing in it is global."""
 
     settings: Settings
+    clock: Clock
     database: Database
     store: Store
     batches: Batches
@@ -51,20 +54,22 @@ class Kernel:
 def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
     """Opens the database and the broker; neither is asked anything yet."""
     database = Database(settings.database_url)
-    store = Store(database)
+    clock = Clock()
+    store = Store(database, clock)
     client = connect(settings.redis_url)
-    bus = Bus(client, stream_ttl=settings.stream_ttl_seconds)
+    bus = Bus(client, stream_ttl=settings.stream_ttl_seconds, clock=clock)
     registry = Registry(client, lease=settings.lease_seconds)
     catalog = Catalog(database, scripted=settings.enable_scripted_engine)
     celery = celery or sender()
     loads = Loads(registry, Cooldowns(client, settings.model_load_cooldown), catalog, celery)
     return Kernel(
         settings=settings,
+        clock=clock,
         database=database,
         store=store,
         batches=Batches(database),
         files=Files(database, settings.data_dir / "files"),
-        lives=Lives(database, store),
+        lives=Lives(database, store, clock),
         catalog=catalog,
         aliases=Aliases(database),
         sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns),

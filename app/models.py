@@ -7,7 +7,7 @@ JSON text, so that SQLite and PostgreSQL keep the same.
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.jobs import State
@@ -28,6 +28,11 @@ class Base(DeclarativeBase):
     type_annotation_map = {int: BigInteger, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012 - SQLAlchemy's own form
 
 
+def _partial(name: str, *columns: str, where: str) -> Index:
+    condition = text(where.format(open="finished_at IS NULL"))
+    return Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
+
 class Job(Base):
     """One accepted request. The row is the job; a message in the broker is only a hint of it."""
 
@@ -35,10 +40,14 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
         CheckConstraint(f"status IN ({', '.join(repr(s.value) for s in State)})", name="status"),
-        Index("ix_jobs_release", "model", "status", "released_at", "priority", "tenant", "id"),
         Index("ix_jobs_status", "status", "id"),
         Index("ix_jobs_owner", "owner", "status"),
         Index("ix_jobs_group_id", "group_id", "status"),
+        # The queue's own indexes leave finished jobs out, so that what was kept costs what waits nothing.
+        _partial("ix_jobs_turn", "model", "tenant", "priority", "id", where="released_at IS NULL AND {open}"),
+        _partial("ix_jobs_window", "model", "status", "priority", where="released_at IS NOT NULL AND {open}"),
+        _partial("ix_jobs_depth", "kind", "model", "status", "held", where="{open}"),
+        _partial("ix_jobs_expires", "expires_at", where="{open}"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -56,6 +65,9 @@ class Job(Base):
     created_at: Mapped[float]
     released_at: Mapped[float | None]
     started_at: Mapped[float | None]
+    #: When its last attempt began, and for how many seconds the ones before ran: a detached `timeout` covers both.
+    claimed_at: Mapped[float | None]
+    ran: Mapped[float] = mapped_column(default=0.0, server_default="0")
     finished_at: Mapped[float | None]
 
     attempt: Mapped[int] = mapped_column(default=0)
@@ -65,7 +77,7 @@ class Job(Base):
     worker: Mapped[str | None] = mapped_column(String(200))
     #: The state that somebody asked a running job to end in: `cancelled` or `timed_out`.
     end_requested: Mapped[str | None] = mapped_column(String(16))
-    #: The highest `seq` that its owner had emitted when it last renewed its lease.
+    #: The highest `seq` that its owner had sent when it last renewed its lease.
     last_seq: Mapped[int] = mapped_column(default=0)
 
     error_code: Mapped[str | None] = mapped_column(String(64))
@@ -74,6 +86,10 @@ class Job(Base):
     request: Mapped[dict[str, Any]]
     #: What it was submitted together with: a batch, or a group that its submitter named.
     group_id: Mapped[str | None] = mapped_column(String(64))
+
+    def lifetime(self, now: float) -> float:
+        """Seconds for which its stream may be needed while it is open: it may wait, run, and do both once more."""
+        return max(0.0, self.expires_at - now) + 2 * self.timeout
 
 
 class Pull(Base):

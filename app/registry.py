@@ -10,9 +10,13 @@ import time
 import msgspec
 import redis
 
-from app.bus import PREFIX, available
+from app.broker import available
+from app.bus import PREFIX
 
 _NODES = PREFIX + "nodes"
+#: Who else must be alive: whoever sweeps (keeper and beat), and whoever downloads.
+SWEEPER = "sweeper"
+PULLER = "puller"
 #: How long a process trusts what it read, in seconds. A stale answer costs a job a moment's wait, never its end.
 FRESH = 0.5
 
@@ -131,6 +135,16 @@ class Registry:
         """Keeps the placing of a model to one process, until its worker shows it as loading."""
         with available():
             return bool(self._redis.set(f"{PREFIX}place:{model}", b"1", nx=True, px=int(seconds * 1000)))
+
+    def mark(self, role: str, seconds: float) -> None:
+        """Notes that a role was filled just now. Raises UnavailableError."""
+        with available():
+            self._redis.set(f"{PREFIX}role:{role}", b"1", px=int(seconds * 1000))
+
+    def is_filled(self, role: str) -> bool:
+        """Whether somebody noted it lately. Raises UnavailableError."""
+        with available():
+            return bool(self._redis.exists(f"{PREFIX}role:{role}"))
 
     def _read(self) -> tuple[Card, ...]:
         with available():

@@ -2,15 +2,18 @@
 
 The database is the queue; the broker holds a window of it, so that a late job of higher priority overtakes thousands
 of earlier ones. Batches and fair share are conditions here and nowhere else.
+
+Every query here touches as many rows as it returns, however long the queue is: tenants and models are found by
+skipping from one to the next in an index (SQLite and PostgreSQL would read all rows for a DISTINCT).
 """
 
 import heapq
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.jobs import BATCH_PRIORITY, Kind, State
 from app.models import Job
@@ -19,6 +22,8 @@ from app.models import Job
 WINDOW = 1.25
 #: Batch lines leave a quarter of the slots free for interactive work.
 BATCH_SHARE = 0.75
+#: Less urgent than every job.
+NONE = 10
 
 
 class Load(NamedTuple):
@@ -26,7 +31,7 @@ class Load(NamedTuple):
 
     released: int
     batch: int
-    #: The most urgent priority among the released jobs that nobody claimed; 10 where there is none.
+    #: The most urgent priority among the released jobs that nobody claimed; where all were, among those that run.
     top: int
 
 
@@ -37,44 +42,73 @@ def pick(session: Session, model: str, slots: int) -> list[str]:
     load = _load(session, model)
     room = max(0, int(slots * WINDOW) - load.released)
     batch_room = max(0, max(1, int(slots * BATCH_SHARE)) - load.batch)
+    rows = _in_turn(session, model, max(1, room))
     if room == 0:
-        return [job_id for priority, job_id in _urgent(session, model) if priority < load.top]
-    return list(islice(_fitting(_in_turn(session, model, room), batch_room), room))
+        # One that outranks all that were released goes at once.
+        rows = (row for row in islice(rows, 1) if row[0] < load.top)
+    return list(islice(_fitting(rows, batch_room), max(1, room)))
+
+
+def waiting(session: Session) -> list[str]:
+    """The models that have generations in the queue, the one with the most urgent first."""
+    unreleased = _distinct(session, Job.model, *_UNRELEASED)
+    heads = {model: next(_in_turn(session, model, 1), (NONE, 0, "")) for model in unreleased}
+    released = sa.select(Job.model, sa.func.min(Job.priority)).where(*_RELEASED, QUEUED)
+    for model, priority in session.execute(released.group_by(Job.model)):
+        heads[model] = min(heads.get(model, (NONE, 0, "")), (priority, 0, ""))
+    return sorted(heads, key=lambda model: heads[model])
+
+
+def overflowing(session: Session, before: float) -> list[str]:
+    """The models of which a generation from before that time waits outside the window."""
+    late = sa.select(Job.id).where(*_UNRELEASED, Job.created_at < before).limit(1)
+    models = _distinct(session, Job.model, *_UNRELEASED)
+    return [model for model in models if session.scalar(late.where(Job.model == model)) is not None]
+
+
+def ahead_of(session: Session, job: Job, limit: int) -> int:
+    """How many generations of the same model will leave the queue before this one; counts to `limit` at most."""
+    earlier = sa.or_(Job.priority < job.priority, sa.and_(Job.priority == job.priority, Job.id < job.id))
+    released = sa.select(Job.id).where(*_RELEASED, Job.model == job.model, Job.status == State.QUEUED, Job.id != job.id)
+    unreleased = sa.select(Job.id).where(*_UNRELEASED, Job.model == job.model, earlier)
+    if job.released_at is not None:
+        released, unreleased = released.where(earlier), unreleased.where(sa.false())
+    return sum(
+        session.scalar(sa.select(sa.func.count()).select_from(query.limit(limit).subquery())) or 0
+        for query in (released, unreleased)
+    )
+
+
+#: Of open jobs. Said like this, the planner does not take the index over the status, in which all the queue stands.
+QUEUED = Job.status != State.RUNNING
+#: Pulls are released as they come, so there is none among these.
+_UNRELEASED = (Job.released_at.is_(None), Job.finished_at.is_(None))
+#: Waiting in the broker, or running.
+_RELEASED = (Job.released_at.is_not(None), Job.finished_at.is_(None), Job.kind != Kind.PULL)
 
 
 def _load(session: Session, model: str) -> Load:
-    waiting = sa.and_(Job.status == State.QUEUED, Job.released_at.is_not(None))
-    batch = Job.priority >= BATCH_PRIORITY
+    least = sa.func.min(Job.priority)
     row = session.execute(
         sa.select(
             sa.func.count(),
-            sa.func.count().filter(batch),
-            sa.func.coalesce(sa.func.min(Job.priority).filter(Job.status == State.QUEUED), 10),
-        ).where(Job.model == model, Job.kind != Kind.PULL, sa.or_(Job.status == State.RUNNING, waiting))
+            sa.func.count().filter(Job.priority >= BATCH_PRIORITY),
+            sa.func.coalesce(least.filter(Job.status == State.QUEUED), least, NONE),
+        ).where(*_RELEASED, Job.model == model)
     ).one()
     return Load(*row)
 
 
-def _unreleased(model: str) -> sa.ColumnElement[bool]:
-    return sa.and_(Job.model == model, Job.status == State.QUEUED, Job.released_at.is_(None), Job.kind != Kind.PULL)
-
-
-def _urgent(session: Session, model: str) -> Iterator[tuple[int, str]]:
-    """The one most urgent job, which goes at once where it outranks all that were released."""
-    query = sa.select(Job.priority, Job.id).where(_unreleased(model)).order_by(Job.priority, Job.id).limit(1)
-    return ((priority, job_id) for priority, job_id in session.execute(query))
-
-
 def _in_turn(session: Session, model: str, room: int) -> Iterator[tuple[int, int, str]]:
     """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority."""
-    tenants = session.scalars(sa.select(Job.tenant).where(_unreleased(model)).distinct()).all()
+    tenants = _distinct(session, Job.tenant, *_UNRELEASED, Job.model == model)
     return heapq.merge(*(_of_tenant(session, model, tenant, room) for tenant in tenants))
 
 
 def _of_tenant(session: Session, model: str, tenant: str, room: int) -> Iterator[tuple[int, int, str]]:
     query = (
         sa.select(Job.priority, Job.id)
-        .where(_unreleased(model), Job.tenant == tenant)
+        .where(*_UNRELEASED, Job.model == model, Job.tenant == tenant)
         .order_by(Job.priority, Job.id)
         .limit(room)
     )
@@ -82,6 +116,15 @@ def _of_tenant(session: Session, model: str, tenant: str, room: int) -> Iterator
     for priority, job_id in session.execute(query).all():
         turns[priority] = turns.get(priority, 0) + 1
         yield priority, turns[priority], job_id
+
+
+def _distinct(session: Session, column: InstrumentedAttribute[str], *where: sa.ColumnElement[bool]) -> list[str]:
+    """The different values of a column, each found by one step in an index that begins with it."""
+    least: sa.Select[Any] = sa.select(sa.func.min(column)).where(*where)
+    steps = least.with_only_columns(sa.func.min(column).label("value")).cte("steps", recursive=True)
+    following = least.where(column > steps.c.value).scalar_subquery()
+    steps = steps.union_all(sa.select(following).where(steps.c.value.is_not(None)))
+    return list(session.scalars(sa.select(steps.c.value).where(steps.c.value.is_not(None))))
 
 
 def _fitting(rows: Iterator[tuple[int, int, str]], batch_room: int) -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""The lease: a thread that bumps this life's counter, and ends the process when it could not for too long."""
+"""The lease: threads that bump this life's counter, and end the process when that failed for too long."""
 
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import redis
 import structlog
@@ -16,6 +17,10 @@ log = structlog.get_logger(__name__)
 
 #: The exit status of a worker that lost its lease; its supervisor starts it again, as a new life.
 LOST = 75
+#: The shortest time between two renewals, however many jobs begin, in seconds.
+SOON = 0.2
+#: How often the guard looks at the time, in seconds.
+GUARD = 0.5
 
 
 class Lease:
@@ -36,35 +41,56 @@ class Lease:
         self._ask_end = ask_end
         self._announce = announce
         self._stopped = threading.Event()
+        self._soon = threading.Event()
+        self._renewed = time.monotonic()
 
     def start(self) -> None:
         """Begins to renew, and to listen for jobs that somebody asked to end."""
-        threading.Thread(target=self._keep, name="lease", daemon=True).start()
-        threading.Thread(target=self._listen, name="ends", daemon=True).start()
+        self._renewed = time.monotonic()
+        for target in (self._keep, self._guard, self._listen):
+            threading.Thread(target=target, name=f"lease-{target.__name__}", daemon=True).start()
 
     def stop(self) -> None:
         """Renews no more."""
         self._stopped.set()
+        self._soon.set()
+
+    def wake(self) -> None:
+        """Renews at once: what the row tells of this life's jobs is not true any more."""
+        self._soon.set()
 
     def _keep(self) -> None:
-        renewed = time.monotonic()
-        settings = self._kernel.settings
-        while not self._stopped.wait(settings.renew_seconds):
+        while not self._stopped.is_set():
+            self._soon.wait(self._kernel.settings.renew_seconds)
+            self._soon.clear()
             began = time.monotonic()
-            if self._renew():
-                renewed = began
-            elif time.monotonic() - renewed > settings.lease_seconds:
+            if not self._stopped.is_set() and self._renew():
+                self._renewed = began
+            self._stopped.wait(SOON)
+
+    def _guard(self) -> None:
+        """On a thread of its own: a renewal may hang, and a process that was frozen must not do anything else first."""
+        while not self._stopped.wait(GUARD):
+            if time.monotonic() - self._renewed > self._kernel.settings.lease_seconds:
                 log.error("lease_lost", life=self._life)
                 # At once and without clean-up: the jobs are somebody else's by now, and the engines' guards end them.
                 os._exit(LOST)
 
     def _renew(self) -> bool:
         try:
+            self._kernel.bus.ping()
+        except UnavailableError as error:
+            if not error.answered:
+                return False
+        with suppress(UnavailableError):  # a broker that is full still shows that we are not cut off
             self._announce()
+        try:
             renewal = self._kernel.lives.renew(self._life, self._progress())
         except UnavailableError:
             return False
         if renewal is None:
+            if self._stopped.is_set():
+                return False
             log.error("declared_dead", life=self._life)
             os._exit(LOST)
         for job_id, state in renewal.ends.items():
@@ -74,7 +100,10 @@ class Lease:
     def _listen(self) -> None:
         while not self._stopped.is_set():
             try:
+                self.wake()  # what was asked while nobody listened stands in the rows
                 for message in self._kernel.bus.listen(ENDS):
+                    if self._stopped.is_set():
+                        return
                     if message is not None:
                         job_id, _, state = message.decode().partition(" ")
                         self._ask_end(job_id, state)

@@ -2,16 +2,12 @@
 
 import threading
 
-import structlog
-
-from app.errors import UnavailableError
 from app.kernel import Kernel
+from app.registry import PULLER
 from tasks.devices import hold_name
 from tasks.lease import Lease
+from tasks.life import begin_life, end_life
 from tasks.pull import Desk
-from tasks.worker import begin_life
-
-log = structlog.get_logger(__name__)
 
 
 class Office:
@@ -25,11 +21,12 @@ class Office:
         self._ends: dict[str, str] = {}
         self._lock = threading.Lock()
         self.desk = Desk(kernel, self.life, node, self._ended)
-        self.lease = Lease(kernel, self.life, progress=dict, ask_end=self._ask_end, announce=self._ping)
+        self.lease = Lease(kernel, self.life, progress=dict, ask_end=self._ask_end, announce=self._announce)
 
     def start(self) -> None:
         """Called when Celery listens."""
         self.lease.start()
+        self.lease.wake()
 
     def stop(self) -> None:
         """Hands every pull back; the next life goes on from the bytes that are here."""
@@ -38,10 +35,7 @@ class Office:
     def close(self) -> None:
         """Gives back the life."""
         self.lease.stop()
-        try:
-            self.kernel.dispatcher.close_streams(self.kernel.lives.bury(self.life))
-        except UnavailableError:
-            log.warning("not_retired")
+        end_life(self.kernel, self.node, self.life, {})
         self._hold.close()
 
     def _ended(self, job_id: str) -> str | None:
@@ -53,5 +47,5 @@ class Office:
         with self._lock:
             self._ends[job_id] = state
 
-    def _ping(self) -> None:
-        self.kernel.bus.ping()
+    def _announce(self) -> None:
+        self.kernel.registry.mark(PULLER, self.kernel.settings.lease_seconds)

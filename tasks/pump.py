@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from app.bus import Bus, Entry
+from app.bus import Bus
 from app.errors import UnavailableError
 from app.events import ID_LENGTH
 from inference.errors import EngineDiedError
@@ -13,6 +13,9 @@ from inference.protocol import Chunk, Engine, Message, Request, Sampling
 from tasks.run import End, Run, Way
 
 log = structlog.get_logger(__name__)
+
+#: Between the seeds of one answer's parts; odd and large, so that no two parts of a few choices share one.
+SEED_STEP = 0x9E3779B1
 
 
 class Pump:
@@ -52,6 +55,9 @@ class Pump:
                 self._carry(step)
         except EngineDiedError as error:
             log.error("engine_died", reason=error.message)
+        except Exception:
+            # Whatever it was, nobody would read this engine any more, and its jobs would wait for ever.
+            log.exception("pump_failed")
         with self.lock:
             left = list(self.runs.values())
             for run in left:
@@ -76,32 +82,42 @@ class Pump:
             return
         try:
             refused = {entry.job_id for entry in self._bus.append(self._node, entries)}
-            for job_id, run in runs.items():
-                if job_id in refused:
-                    self._refused(run)
-                run.sent = len(run.tokens)
         except UnavailableError:
             return
+        for job_id, run in runs.items():
+            if job_id not in refused or self._is_restored(run):
+                run.was_sent()
 
-    def _refused(self, run: Run) -> None:
-        """Either the job is somebody else's by now, or Redis lost its memory and the owner writes it again."""
-        entries = [Entry(run.job.id, run.job.attempt, token) for token in run.tokens]
-        if not self._bus.restore(self._node, run.job.id, run.job.attempt, run.job.timeout, entries):
-            log.warning("fenced", job=run.job.id, attempt=run.job.attempt)
-            run.finish(End(Way.FENCED))
+    def _is_restored(self, run: Run) -> bool:
+        """After a refusal: either the job is somebody else's by now, or Redis lost its memory and we write it again.
+
+        The row decides. Without it, a worker that was frozen meanwhile would mistake a loss of memory for its turn.
+        """
+        try:
+            seconds = run.job.lifetime(run.ties.now())
+            if run.ties.owned() and self._bus.restore(self._node, run.job.id, run.job.attempt, seconds, run.entries()):
+                log.warning("stream_restored", job=run.job.id, events=len(run.tokens))
+                return True
+        except UnavailableError:
+            return False  # a later step tries again
+        log.warning("fenced", job=run.job.id, attempt=run.job.attempt)
+        run.finish(End(Way.FENCED))
+        return False
 
 
 def request_of(run: Run, choice: int) -> Request:
     """What the engine is asked: the row's own request, and what was emitted before."""
     stored = run.job.request
     options = {**stored["sampling"], "stop": tuple(stored["sampling"].get("stop") or ())}
+    emitted = run.emitted(choice)
     if options.get("seed") is not None:
-        options["seed"] = (options["seed"] + choice) % (1 << 32)  # or every choice would be the same one
+        # Or every choice would be the same one, and a continuation would draw the numbers of the beginning again.
+        options["seed"] = (options["seed"] + choice + emitted.count * SEED_STEP) % (1 << 32)
     return Request(
         id=_request_id(run, choice),
         messages=tuple(Message(**message) for message in stored["messages"]),
         sampling=Sampling(**options),
-        emitted=run.emitted(choice),
+        emitted=emitted,
         priority=run.job.priority,
         tokens_per_second=stored.get("scripted_tokens_per_second"),
         prompt=stored.get("prompt"),

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ import msgspec
 
 from app.bus import Entry
 from app.errors import Failure
-from app.events import Ended, Log, Logprob, Token, Usage
+from app.events import Ended, Logprob, Token, Usage
 from app.jobs import State
 from app.models import Job, Result
+from app.results import result_of
+from app.store import Outcome
 from inference import protocol
 
 
@@ -34,6 +37,17 @@ class End(NamedTuple):
     failure: Failure | None = None
 
 
+class Ties(NamedTuple):
+    """What an attempt asks and tells beyond the bus."""
+
+    #: Whether the job is still this attempt's. Raises UnavailableError.
+    owned: Callable[[], bool]
+    #: Told when its first event was sent: from now on, followers may have seen something.
+    began: Callable[[], None]
+    #: The time, in seconds since the epoch.
+    now: Callable[[], float]
+
+
 class Run:
     """What the engine's pump and the job's thread share. The pump numbers and sends; the thread waits for the end.
 
@@ -41,8 +55,9 @@ class Run:
     `lock` belongs to the engine's pump: whoever holds it knows that no event is between its number and the bus.
     """
 
-    def __init__(self, job: Job, earlier: list[Token], lock: threading.Lock) -> None:
+    def __init__(self, job: Job, earlier: list[Token], lock: threading.Lock, ties: Ties) -> None:
         self.job = job
+        self.ties = ties
         self.choices: int = job.request.get("n", 1)
         self.tokens = earlier
         self.sent = len(earlier)
@@ -69,11 +84,6 @@ class Run:
             ids=tuple(i for token in tokens for i in token.ids),
             count=sum(token.count for token in tokens),
         )
-
-    @property
-    def text(self) -> str:
-        """All that was said so far, in order."""
-        return "".join(token.text for token in self.tokens)
 
     def take(self, chunk: protocol.Chunk, choice: int) -> None:
         """Numbers a chunk, under `lock`. What comes after the end is dropped."""
@@ -124,9 +134,20 @@ class Run:
         assert self.end is not None  # noqa: S101 - the event is set after it
         return self.end
 
+    def entries(self, after: int = 0) -> list[Entry]:
+        """The events behind a number, for the bus."""
+        return [Entry(self.job.id, self.job.attempt, token) for token in self.tokens[after:]]
+
     def unsent(self) -> list[Entry]:
         """The events that the bus does not have yet."""
-        return [Entry(self.job.id, self.job.attempt, token) for token in self.tokens[self.sent :]]
+        return self.entries(self.sent)
+
+    def was_sent(self) -> None:
+        """The bus has all events."""
+        first = not self.sent
+        self.sent = len(self.tokens)
+        if first and self.sent:
+            self.ties.began()
 
     def usage(self, load_ns: int) -> Usage:
         """Counts and times; what did not happen took 0 ns."""
@@ -134,7 +155,7 @@ class Run:
         return Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=sum(token.count for token in self.tokens),
-            total_ns=int((time.time() - self.job.created_at) * 1e9),
+            total_ns=max(0, int((self.ties.now() - self.job.created_at) * 1e9)),
             load_ns=load_ns,
             prompt_ns=(self.first or now) - self.submitted,
             completion_ns=self.last - self.first if self.first else 0,
@@ -142,26 +163,15 @@ class Run:
 
     def result(self, reason: str, usage: Usage) -> Result:
         """The row that keeps the answer and its compact log."""
-        return Result(
-            job_id=self.job.id,
-            done_reason=reason,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_ns=usage.total_ns,
-            load_ns=usage.load_ns,
-            prompt_ns=usage.prompt_ns,
-            completion_ns=usage.completion_ns,
-            text=self.text,
-            log=Log.of(self.tokens).encode(),
-        )
+        return result_of(self.job.id, self.tokens, reason, usage)
 
-    def last_entry(self, end: End, usage: Usage) -> Entry:
-        """The terminal event."""
-        failure = end.failure or Failure("", "")
+    def last_entry(self, outcome: Outcome, reason: str, usage: Usage) -> Entry:
+        """The terminal event, of what the row says."""
+        failure = outcome.failure or Failure("", "")
         event = Ended(
             len(self.tokens) + 1,
-            state=end.state,
-            done_reason=end.reason,
+            state=outcome.state,
+            done_reason=reason,
             usage=usage,
             code=failure.code,
             message=failure.message,

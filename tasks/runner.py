@@ -2,6 +2,10 @@
 
 import threading
 import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 
@@ -11,11 +15,25 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
+from inference.protocol import Sampling
+from inference.resume import can_continue
 from tasks.bay import Bay
 from tasks.garage import Garage
-from tasks.run import End, Run, Way
+from tasks.gate import Gate
+from tasks.run import End, Run, Ties, Way
 
 log = structlog.get_logger(__name__)
+
+#: How long the jobs beside one that must run alone may take to end by themselves, in seconds.
+DRAIN = 5.0
+#: Between attempts to write what must be written, in seconds.
+PAUSE = 0.5
+
+T = TypeVar("T")
+WORKER_LOST = Failure(
+    "worker_lost",
+    "The worker was lost, and so was what it takes to go on with the answer that it had begun. Send the request again.",
+)
 
 
 class Runner:
@@ -26,73 +44,163 @@ class Runner:
         self._garage = garage
         self._life = life
         self._node = node
-        self._runs: dict[str, Run] = {}
+        self.gate = Gate()
+        #: Jobs from before their claim until after their end; None: not with an engine yet.
+        self._runs: dict[str, Run | None] = {}
+        self._asked: dict[str, State] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        #: How many messages were taken up; the watchdog sees it stand still.
+        self.claims = 0
+        #: Called when a job's first event was sent, and when a job begins or ceases to be alone here.
+        self.on_first: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
 
     def run(self, job_id: str) -> None:
         """Claims a job and runs it to the end of this attempt.
 
         Raises JobFailedError after a failure was recorded, so that Celery shows one too.
         """
-        job = self._kernel.store.claim(job_id, self._life, self._node)
-        if job is None:
-            return
-        bay = None if self._closing.is_set() else self._garage.enter(job.model, job.request.get("keep_alive"))
-        if bay is None:
-            self._kernel.store.hand_back(job.id, job.attempt, job.last_seq)
+        self.claims += 1
+        try:
+            self._run(job_id)
+        except UnavailableError as error:
+            # Nothing was claimed: the message is lost with this, and the sweep sends another.
+            log.warning("not_claimed", job=job_id, reason=error.message)
+
+    def _run(self, job_id: str) -> None:
+        if not self.gate.enter():
+            self._pass_on(job_id)
             return
         try:
-            self._run(job, bay)
+            if self._attempt(job_id):
+                return
+        finally:
+            self.gate.leave()
+        if self._kernel.store.is_suspect(job_id):
+            self._run_alone(job_id)
+
+    def _run_alone(self, job_id: str) -> None:
+        """A job under which workers died twice runs where its death hits no other."""
+        if not self.gate.close():
+            self._pass_on(job_id)
+            return
+        try:
+            log.warning("alone", job=job_id)
+            self.on_change()
+            self._make_way()
+            self._attempt(job_id, alone=True)
+        finally:
+            self.gate.open()
+            self.on_change()
+            for bay in self._garage.bays():
+                self._kernel.dispatcher.release(bay.model)
+
+    def _make_way(self) -> None:
+        """Lets the others end; those that take long go back into the queue, if another attempt can go on with them."""
+        if self.gate.wait_empty(DRAIN):
+            return
+        for run in self._running():
+            bay = self._garage.find(run.job.model)
+            if bay is None or _can_continue(run.job, bay):
+                run.stop(End(Way.HANDED_BACK))
+        self.gate.wait_empty()
+
+    def _pass_on(self, job_id: str) -> None:
+        """Leaves a job to the other holders of its model, or to a later moment."""
+        self._kernel.store.unrelease([job_id])
+        self._kernel.dispatcher.release(self._kernel.store.get(job_id).job.model)
+
+    def _attempt(self, job_id: str, *, alone: bool = False) -> bool:
+        """False: there was nothing to claim."""
+        with self._listed(job_id):
+            job = self._kernel.store.claim(job_id, self._life, self._node, suspects=alone)
+            if job is None:
+                return False
+            try:
+                self._carry_out(job)
+            except JobFailedError:
+                raise
+            except Exception as error:
+                log.exception("attempt_failed", job=job.id)
+                failure = Failure("internal", "The worker could not run this job; its log says why.")
+                self._end(Outcome(job.id, job.attempt, State.FAILED, failure), traceback.format_exc())
+                raise JobFailedError(failure) from error
+        return True
+
+    @contextmanager
+    def _listed(self, job_id: str) -> Iterator[None]:
+        """Lets `ask_end` find a job from before its claim. Of a second message for it, the first one's entry stands."""
+        with self._lock:
+            first = job_id not in self._runs
+            self._runs.setdefault(job_id, None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if first and self._runs.get(job_id) is None:
+                    self._runs.pop(job_id, None)
+                    self._asked.pop(job_id, None)
+
+    def _carry_out(self, job: Job) -> None:
+        bay = None if self._closing.is_set() else self._garage.enter(job.model, job.request.get("keep_alive"))
+        if bay is None:
+            self._hand_back(job, job.last_seq)
+            return
+        try:
+            self._run_in(bay, job)
         finally:
             self._garage.leave(bay)
 
-    def _run(self, job: Job, bay: Bay) -> None:
+    def _run_in(self, bay: Bay, job: Job) -> None:
         run = self._begin(job, bay)
         if run is None:
+            self._hand_back(job, job.last_seq)
             return
         try:
+            if run.end is None:
+                bay.pump.start(run)
             end = run.wait(self._seconds(job))
         finally:
             bay.pump.release(run)
             with self._lock:
-                self._runs.pop(job.id, None)
+                if self._runs.get(job.id) is run:
+                    self._runs[job.id] = None
         self._settle(run, end, bay)
 
     def _begin(self, job: Job, bay: Bay) -> Run | None:
-        """Raises the fence, reads what earlier attempts emitted, and hands the job to the engine."""
-        bus = self._kernel.bus
+        """Raises the fence and reads what earlier attempts emitted. None: this attempt cannot go on."""
+        bus, clock = self._kernel.bus, self._kernel.clock
         try:
-            if not bus.install(job.id, job.attempt, job.timeout):
-                # The broker knows a later attempt than the database does: only a further attempt can go past it.
-                self._kernel.dispatcher.close_streams(self._kernel.store.lose(job.id, job.attempt))
+            # A fence that is ahead of the database can be passed by a further attempt only.
+            if not bus.install(job.id, job.attempt, job.lifetime(clock.now())):
                 return None
             earlier = [e for e in bus.replay(job.id) if isinstance(e, Token)] if job.attempt > 1 else []
         except UnavailableError:
-            self._kernel.store.hand_back(job.id, job.attempt, job.last_seq)
             return None
-        run = Run(job, earlier, bay.pump.lock)
-        if job.end_requested:
-            run.stop(End(Way.ASKED, State(job.end_requested)))
-        elif len(earlier) < job.last_seq:
-            text = "The worker was lost together with the answer's stream. Send the request again."
-            run.stop(End(Way.DONE, State.FAILED, failure=Failure("worker_lost", text)))
-        else:
-            with self._lock:
-                self._runs[job.id] = run
-            bay.pump.start(run)
+        ties = Ties(lambda: self._kernel.store.owns(job.id, job.attempt), self.on_first, clock.now)
+        run = Run(job, earlier, bay.pump.lock, ties)
+        if len(earlier) < job.last_seq or (earlier and not _can_continue(job, bay)):
+            run.stop(End(Way.DONE, State.FAILED, failure=WORKER_LOST))
+        with self._lock:
+            self._runs[job.id] = run
+            asked = self._asked.get(job.id) or job.end_requested
+        if asked:
+            run.stop(End(Way.ASKED, State(asked)))
+        if self._closing.is_set():
+            run.stop(End(Way.HANDED_BACK))
         return run
 
-    @staticmethod
-    def _seconds(job: Job) -> float:
-        return job.expires_at - time.time() if job.held else job.timeout
+    def _seconds(self, job: Job) -> float:
+        return job.expires_at - self._kernel.clock.now() if job.held else job.timeout - job.ran
 
     def _settle(self, run: Run, end: End, bay: Bay) -> None:
-        job, store = run.job, self._kernel.store
-        if end.way is Way.HANDED_BACK:
-            store.hand_back(job.id, job.attempt, len(run.tokens))
+        job = run.job
+        if end.way is Way.HANDED_BACK and not self._closing.is_set():
+            self._hand_back(job, run.sent)
         elif end.way is Way.ENGINE_DIED:
-            self._kernel.dispatcher.close_streams(store.lose(job.id, job.attempt))
+            outcomes = self._surely(lambda: self._kernel.store.lose(job.id, job.attempt))
+            self._kernel.dispatcher.close_streams(outcomes)
         elif end.way in (Way.DONE, Way.ASKED):
             self._finish(run, end, bay)
         if not self._closing.is_set():
@@ -100,45 +208,72 @@ class Runner:
         if end.failure is not None:
             raise JobFailedError(end.failure)
 
+    def _hand_back(self, job: Job, last_seq: int) -> None:
+        outcomes = self._surely(lambda: self._kernel.store.hand_back(job.id, job.attempt, last_seq))
+        self._kernel.dispatcher.close_streams(outcomes)
+
     def _finish(self, run: Run, end: End, bay: Bay) -> None:
         """Commits the result, then tells the followers: who reads the row after the event finds it ended."""
         usage = run.usage(load_ns=bay.waited_ns(run.job.created_at))
         outcome = Outcome(run.job.id, run.job.attempt, end.state, end.failure)
-        if not self._kernel.store.finish(outcome, run.result(end.reason, usage)):
+        ended = self._surely(lambda: self._kernel.store.finish(outcome, run.result(end.reason, usage)))
+        if ended is None:
             log.warning("fenced", job=run.job.id, attempt=run.job.attempt)
             return
-        log.info("ended", job=run.job.id, state=end.state, tokens=usage.completion_tokens)
+        log.info("ended", job=run.job.id, state=ended.state, tokens=usage.completion_tokens)
+        last = run.last_entry(ended, end.reason, usage)
         try:
-            entries = run.unsent()
-            if entries:
-                self._kernel.bus.append(self._node, entries)
-            self._kernel.bus.finish(self._node, run.last_entry(end, usage))
+            if self._kernel.bus.finish(self._node, *run.unsent(), last):
+                self._kernel.bus.restore(self._node, run.job.id, run.job.attempt, 0, [*run.entries(), last])
         except UnavailableError:
             log.warning("end_not_published", job=run.job.id)  # followers read the row
+
+    def _end(self, outcome: Outcome, trace: str) -> None:
+        """Ends a job of which there is nothing to tell but that it failed."""
+        if self._surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
+            self._kernel.dispatcher.close_streams([outcome])
+
+    @staticmethod
+    def _surely(write: Callable[[], T]) -> T:
+        """Writes until it is written. A database that stays away ends this process with its lease, and that is that."""
+        while True:
+            try:
+                return write()
+            except UnavailableError:
+                time.sleep(PAUSE)
 
     def ask_end(self, job_id: str, state: str) -> None:
         """Ends a job of ours because somebody asked."""
         with self._lock:
             run = self._runs.get(job_id)
+            if run is None and job_id in self._runs:
+                self._asked[job_id] = State(state)
         if run is not None:
             run.stop(End(Way.ASKED, State(state)))
 
     def progress(self) -> dict[str, int]:
-        """How far each running job has emitted."""
-        with self._lock:
-            return {job_id: len(run.tokens) for job_id, run in self._runs.items()}
+        """How much of each running job was sent."""
+        return {run.job.id: run.sent for run in self._running()}
 
     def hand_back(self, model: str) -> None:
         """Gives a model's running jobs back to the queue, because it has to go now."""
-        with self._lock:
-            runs = [run for run in self._runs.values() if run.job.model == model]
-        for run in runs:
-            run.stop(End(Way.HANDED_BACK))
+        for run in self._running():
+            if run.job.model == model:
+                run.stop(End(Way.HANDED_BACK))
 
-    def hand_back_all(self) -> None:
-        """Gives every running job back to the queue, because this worker stops."""
+    def hand_back_all(self) -> dict[str, int]:
+        """Ends every attempt, because this worker stops. Returns how much of each was sent; the rows are the life's."""
         self._closing.set()
-        with self._lock:
-            runs = list(self._runs.values())
+        runs = self._running()
         for run in runs:
             run.stop(End(Way.HANDED_BACK))
+        return {run.job.id: run.sent for run in runs}
+
+    def _running(self) -> list[Run]:
+        with self._lock:
+            return [run for run in self._runs.values() if run is not None]
+
+
+def _can_continue(job: Job, bay: Bay) -> bool:
+    sampling = {name: value for name, value in job.request["sampling"].items() if name != "stop"}
+    return can_continue(bay.pump.engine.info.engine, Sampling(**sampling))

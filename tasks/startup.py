@@ -12,6 +12,7 @@ from app.jobs import State
 from app.kernel import Kernel, open_kernel
 from tasks import app
 from tasks.office import Office
+from tasks.sweep import Keeper
 from tasks.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,7 @@ class Process:
     kernel: Kernel
     worker: Worker | None = None
     office: Office | None = None
+    keeper: Keeper | None = None
 
 
 process = Process()
@@ -42,6 +44,8 @@ def _build(sender: str, **_: Any) -> None:
             process.worker = Worker(process.kernel, sender, app)
         elif role == "puller":
             process.office = Office(process.kernel, sender)
+        elif role == "keeper":
+            process.keeper = Keeper(process.kernel)
     except TokenyardError as error:
         log.error("cannot_start", code=error.code, reason=error.message)
         raise SystemExit(1) from error
@@ -49,14 +53,14 @@ def _build(sender: str, **_: Any) -> None:
 
 @worker_ready.connect
 def _start(**_: Any) -> None:
-    for part in (process.worker, process.office):
+    for part in (process.worker, process.office, process.keeper):
         if part is not None:
             part.start()
 
 
 @shutting_down.connect
 def _stop(**_: Any) -> None:
-    for part in (process.worker, process.office):
+    for part in (process.worker, process.office, process.keeper):
         if part is not None:
             part.stop()
 

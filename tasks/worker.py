@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-import psutil
+import msgspec
 import redis
 import structlog
 from kombu.exceptions import OperationalError
@@ -17,16 +17,18 @@ from app.errors import UnavailableError
 from app.jobs import model_queue
 from app.kernel import Kernel
 from app.loads import PLACING
-from app.registry import Card
+from app.registry import Card, Holding
 from inference.memory import available
 from tasks.bay import Bay
 from tasks.budget import Budget, Memory
 from tasks.devices import hold_device, pin
 from tasks.garage import Garage
 from tasks.lease import Lease
+from tasks.life import Departure, begin_life, end_life
 from tasks.loader import Loader
 from tasks.opener import Opener
 from tasks.runner import Runner
+from tasks.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +56,7 @@ class Worker:
         opener = Opener(kernel, node, self.garage, self.budget, tell=self._announce_soon)
         self.loader = Loader(kernel, node, self.garage, opener)
         self.runner = Runner(kernel, self.garage, self.life, node)
-        self.garage.on_change = self.loader.on_change = self._announce_soon
+        self.garage.on_change = self.loader.on_change = self.runner.on_change = self._announce_soon
         self.garage.on_death = self.loader.load
         self.garage.waiting = kernel.store.waiting_models
         self.lease = Lease(
@@ -62,11 +64,15 @@ class Worker:
             self.life,
             progress=self.runner.progress,
             ask_end=self.runner.ask_end,
-            announce=self.announce,
+            announce=self._renewed,
         )
+        self.runner.on_first = self.lease.wake
+        self._watchdog = Watchdog(kernel.bus, self.garage, self.runner)
+        self._departure = Departure(self._leave)
 
     def start(self) -> None:
         """Called when Celery listens: shows itself, and asks for the work that waits."""
+        self._departure.prepare()
         self._announce_soon()
         self.lease.start()
         self.garage.start()
@@ -120,21 +126,27 @@ class Worker:
         self._announce_soon()
 
     def stop(self) -> None:
-        """Hands every job back and ends every engine; what is queued goes to others, or to the next life."""
+        """Hands every job back; what is queued goes to others, or to the next life. A signal's handler calls it."""
         self._stopping.set()
-        self.runner.hand_back_all()
+        self._departure.begin()
+
+    def _leave(self) -> None:
+        self.lease.stop()
+        sent = self.runner.hand_back_all()
+        end_life(self.kernel, self.node, self.life, sent)
+        for bay in self.garage.bays():
+            self.kernel.dispatcher.release(bay.model)
 
     def close(self) -> None:
-        """After the last task: gives back the engines, the life and the device."""
-        self.lease.stop()
+        """After the last task: gives back the engines and the device."""
+        self._departure.finish()
         self.loader.close()
         self.garage.close()
-        try:
-            self.kernel.registry.retire(self.node, self.life)
-            self.kernel.lives.bury(self.life)
-        except UnavailableError:
-            log.warning("not_retired")  # the next life on this device declares it dead
         self._hold.close()
+
+    def _renewed(self) -> None:
+        self.announce()
+        self._watchdog.look()
 
     def announce(self) -> None:
         """Writes this worker's card. Raises UnavailableError."""
@@ -153,7 +165,7 @@ class Worker:
             host=settings.node,
             pid=os.getpid(),
             life=self.life,
-            holdings=tuple(bay.holding() for bay in bays),
+            holdings=tuple(self._shown(bay.holding()) for bay in bays),
             loading=self.loader.loading(),
             cache_limit=settings.max_cache_models,
             memory_total=memory.total,
@@ -190,7 +202,13 @@ class Worker:
         host = self.kernel.settings.node
         return 1 if self.device.is_gpu else sum(card.host == host and card.device.startswith("cpu") for card in cards)
 
+    def _shown(self, holding: Holding) -> Holding:
+        """While a job is alone here, there is no slot for others."""
+        return msgspec.structs.replace(holding, slots=0) if self.runner.gate.closed else holding
+
     def _announce_soon(self) -> None:
+        if self._stopping.is_set():
+            return
         try:
             self.announce()
         except UnavailableError:
@@ -207,15 +225,6 @@ class Worker:
             command(queue, destination=[self.node])
         except (OSError, OperationalError, redis.RedisError) as error:
             log.warning("not_told", queue=queue, reason=str(error))  # a later renewal sees what is not consumed
-
-
-def begin_life(kernel: Kernel, node: str) -> str:
-    """Starts a life and ends the earlier ones of this node, whose jobs go back into the queue."""
-    process = psutil.Process()
-    life, ended = kernel.lives.begin(node, kernel.settings.node, process.pid, process.create_time())
-    kernel.dispatcher.close_streams(ended)
-    log.info("life_begins", node=node, life=life)
-    return life
 
 
 def _version(package: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.jobs import Kind, State
+from app.reads import Depth
 from app.registry import Card
 from app.web.current import Site
 from app.web.residence import worker
@@ -16,8 +17,6 @@ from app.web.residence import worker
 FRESH = 1.0
 #: How old it may be while somebody asks anew: a broker that hangs must not look healthy for as long as asking takes.
 STALE = 3.0
-
-Depths = list[tuple[str, str, str, int]]
 
 
 class Vitals:
@@ -47,7 +46,7 @@ class Vitals:
         kernel, missing = self._site.kernel, []
         cards: tuple[Card, ...] = ()
         failures: list[Cooldown] = []
-        depths: Depths = []
+        depths: list[Depth] = []
         try:
             kernel.bus.ping()
             cards, failures = kernel.registry.workers(), kernel.loads.failures()
@@ -84,14 +83,14 @@ def _of_workers(cards: tuple[Card, ...], failures: list[Cooldown], limit: int) -
     }
 
 
-def _of_queues(depths: Depths) -> dict[str, Any]:
+def _of_queues(depths: list[Depth]) -> dict[str, Any]:
     pulls = {State.QUEUED.value: 0, State.RUNNING.value: 0}
     queues: dict[str, dict[str, int]] = defaultdict(lambda: {"queued": 0, "running": 0})
-    for kind, model, status, count in depths:
-        if kind == Kind.PULL:
-            pulls[status] += count
+    for depth in depths:
+        if depth.kind == Kind.PULL:
+            pulls[depth.status] += depth.jobs
         else:
-            queues[model][status] += count
+            queues[depth.model][depth.status] += depth.jobs
     return {
         "downloads_active": pulls[State.RUNNING],
         "downloads_queued": pulls[State.QUEUED],

@@ -76,4 +76,4 @@ def test_a_model_without_slots_gets_nothing(store: Store, database: Database) ->
     submit(store, 3)
 
     assert released(store, 0) == []
-    assert store.depths() == [("generate", "m", State.QUEUED, 3)]
+    assert store.depths() == [("generate", "m", State.QUEUED, False, 3)]

@@ -32,7 +32,7 @@ def a_result(job_id: str) -> Result:
 def test_a_submitted_job_is_released_where_a_holder_has_slots(store: Store) -> None:
     job = make_job()
 
-    hints = store.submit(job, slots=4)
+    hints = store.submit(job, slots=4).hints
 
     assert [hint.id for hint in hints] == [job.id]
     assert store.get(job.id).job.status == State.QUEUED
@@ -42,7 +42,7 @@ def test_a_submitted_job_is_released_where_a_holder_has_slots(store: Store) -> N
 def test_a_submitted_job_waits_where_nobody_holds_its_model(store: Store) -> None:
     job = make_job()
 
-    assert store.submit(job, slots=0) == []
+    assert store.submit(job, slots=0).hints == []
     assert store.get(job.id).job.released_at is None
     assert store.waiting_models() == ["m"]
 
@@ -146,7 +146,7 @@ def test_a_hand_back_is_no_loss(store: Store, life: str) -> None:
     store.submit(job, slots=1)
     store.claim(job.id, life, "cpu.0@here")
 
-    assert store.hand_back(job.id, 1, 5)
+    assert store.hand_back(job.id, 1, 5) == []
 
     row = store.get(job.id).job
     assert (row.status, row.losses, row.last_seq, row.released_at) == (State.QUEUED, 0, 5, None)

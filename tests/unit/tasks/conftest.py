@@ -97,6 +97,7 @@ class Yard:
     def close(self) -> None:
         self.loader.close()
         self.garage.close()
+        until(lambda: not any(thread.name == "garage" for thread in threading.enumerate()))  # it tells others too
 
 
 def until(true: Callable[[], object], seconds: float = 20.0) -> None:

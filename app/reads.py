@@ -1,0 +1,160 @@
+"""What the rows tell: jobs whole, pages of them, and how many wait."""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from app.clock import Clock
+from app.database import Database
+from app.errors import JobNotFoundError
+from app.jobs import MAX_LOSSES, Kind, State
+from app.models import Job, Pull, Result
+from app.release import QUEUED, ahead_of, overflowing, waiting
+
+#: Beyond this many, a place in the queue is not counted.
+MAX_POSITION = 10_000
+#: Messages that are sent again at once; there are never many, but for a broker that came back empty.
+MAX_STALE = 1000
+#: How many of the latest answers of all models tell how long a model's next one will take.
+SAMPLE = 256
+
+
+class Hint(NamedTuple):
+    """What a message to the broker is made of: a job that may be claimed."""
+
+    id: str
+    kind: str
+    model: str
+    priority: int
+
+
+class Detail(NamedTuple):
+    """A job with what only its kind has."""
+
+    job: Job
+    pull: Pull | None
+    result: Result | None
+
+
+class Depth(NamedTuple):
+    """How many open jobs are of one sort."""
+
+    kind: str
+    model: str
+    status: str
+    held: bool
+    jobs: int
+
+
+HINTS = sa.select(Job.id, Job.kind, Job.model, Job.priority)
+_WHOLE = sa.select(Job, Pull, Result).outerjoin(Pull, Pull.job_id == Job.id).outerjoin(Result, Result.job_id == Job.id)
+
+
+class Reads:
+    """Questions to the database. None of them changes anything."""
+
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
+        self._db = database
+        self._clock = clock or Clock()
+
+    def get(self, job_id: str) -> Detail:
+        """A job whole. Raises JobNotFoundError."""
+        with self._db.read() as session:
+            row = session.execute(_WHOLE.where(Job.id == job_id)).one_or_none()
+        if row is None:
+            raise JobNotFoundError(job_id)
+        return Detail(*row)
+
+    def page(
+        self,
+        *,
+        status: str | None = None,
+        kind: str | None = None,
+        model: str | None = None,
+        group: str | None = None,
+        since: float | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Detail]:
+        """A page of jobs, newest first. `before` is the last id of the page before; `since` a time of creation."""
+        wanted = {Job.status: status, Job.kind: kind, Job.model: model, Job.group_id: group}
+        query = (
+            _WHOLE.where(*(column == value for column, value in wanted.items() if value is not None))
+            .order_by(Job.id.desc())
+            .limit(limit)
+        )
+        if since is not None:
+            query = query.where(Job.created_at >= since)
+        if before is not None:
+            query = query.where(Job.id < before)
+        with self._db.read() as session:
+            return [Detail(*row) for row in session.execute(query)]
+
+    def stale(self, seconds: float) -> list[Hint]:
+        """Released jobs that nobody claimed in so many seconds; their messages may be lost."""
+        query = HINTS.where(
+            Job.model > "",  # always so; it leads the planner to the index of what is released
+            Job.released_at.is_not(None),
+            Job.released_at < self._clock.now() - seconds,
+            Job.finished_at.is_(None),
+            QUEUED,
+        )
+        with self._db.read() as session:
+            return sorted(Hint(*row) for row in session.execute(query.limit(MAX_STALE)))
+
+    def waiting_models(self) -> list[str]:
+        """The models that have generations in the queue, the one with the most urgent first."""
+        with self._db.read() as session:
+            return waiting(session)
+
+    def overflowing(self, seconds: float) -> list[str]:
+        """The models with a generation that has waited so long outside the broker's window."""
+        with self._db.read() as session:
+            return overflowing(session, self._clock.now() - seconds)
+
+    def queued_pulls(self, model: str) -> list[Job]:
+        """The pulls of a model that wait."""
+        query = sa.select(Job).where(Job.kind == Kind.PULL, Job.model == model, Job.finished_at.is_(None), QUEUED)
+        with self._db.read() as session:
+            return list(session.scalars(query.order_by(Job.id)))
+
+    def has_open_pull(self, repo: str) -> bool:
+        """Whether a pull of a repository waits or runs, of whichever of its files."""
+        named = sa.or_(Job.model == repo, Job.model.startswith(f"{repo}:", autoescape=True))
+        query = sa.select(Job.id).where(Job.kind == Kind.PULL, Job.finished_at.is_(None), named)
+        with self._db.read() as session:
+            return session.scalars(query.limit(1)).first() is not None
+
+    def depths(self) -> list[Depth]:
+        """How many jobs are open, by sort."""
+        sort = (Job.kind, Job.model, Job.status, Job.held)
+        query = sa.select(*sort, sa.func.count()).where(Job.finished_at.is_(None)).group_by(*sort)
+        with self._db.read() as session:
+            return [Depth(*row) for row in session.execute(query)]
+
+    def position(self, job: Job) -> int:
+        """A queued job's place, from 1; MAX_POSITION stands for all beyond."""
+        with self._db.read() as session:
+            return min(MAX_POSITION, 1 + ahead_of(session, job, MAX_POSITION))
+
+    def mean_seconds(self, model: str) -> float | None:
+        """How long a model's generations among the latest answers ran on average; None where there is none."""
+        columns = (Job.model, Job.kind, Job.finished_at, Job.claimed_at)
+        latest = (
+            sa.select(*columns).where(Job.status == State.SUCCEEDED).order_by(Job.id.desc()).limit(SAMPLE).subquery()
+        )
+        mean = sa.select(sa.func.avg(latest.c.finished_at - latest.c.claimed_at))
+        with self._db.read() as session:
+            return session.scalar(mean.where(latest.c.model == model, latest.c.kind != Kind.PULL))
+
+    def is_suspect(self, job_id: str) -> bool:
+        """Whether a job is in the queue that lost its worker so often that it must run alone."""
+        query = sa.select(Job.id).where(Job.id == job_id, Job.status == State.QUEUED, Job.losses >= MAX_LOSSES)
+        with self._db.read() as session:
+            return session.scalar(query) is not None
+
+    def owns(self, job_id: str, attempt: int) -> bool:
+        """Whether an attempt at a job is still the one that runs."""
+        query = sa.select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.status == State.RUNNING)
+        with self._db.read() as session:
+            return session.scalar(query) is not None

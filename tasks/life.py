@@ -1,0 +1,76 @@
+"""A life's beginning and its end, for processes that own jobs."""
+
+import threading
+from collections.abc import Callable
+
+import psutil
+import structlog
+import tenacity
+
+from app.errors import UnavailableError
+from app.kernel import Kernel
+
+log = structlog.get_logger(__name__)
+
+#: How long a life that wants to end tries to say so to a database that does not answer, in seconds.
+LEAVE = 10.0
+
+
+def begin_life(kernel: Kernel, node: str) -> str:
+    """Starts a life and ends the earlier ones of this node, whose jobs go back into the queue."""
+    process = psutil.Process()
+    life, ended = kernel.lives.begin(node, kernel.settings.node, process.pid, process.create_time())
+    kernel.dispatcher.close_streams(ended)
+    log.info("life_begins", node=node, life=life)
+    return life
+
+
+def end_life(kernel: Kernel, node: str, life: str, sent: dict[str, int]) -> None:
+    """Ends a life of its own will. Its jobs are in the queue then, which is no loss to them."""
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(UnavailableError),
+        stop=tenacity.stop_after_delay(LEAVE),
+        wait=tenacity.wait_fixed(0.5),
+        retry_error_callback=lambda _: log.warning("not_left", life=life),  # the keeper buries it, jobs and all
+    ):
+        with attempt:
+            kernel.dispatcher.close_streams(kernel.lives.leave(life, sent))
+    try:
+        kernel.registry.retire(node, life)
+    except UnavailableError:
+        log.warning("not_retired", node=node)  # its card runs out
+
+
+class Departure:
+    """What a process does when it is asked to stop: once, however often it is asked.
+
+    It runs on a thread that waits for it from the start: a signal's handler must neither take locks nor start threads.
+
+    The thread is no daemon, so that the interpreter waits for it also when Celery is told to stop at once.
+    """
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+        self._asked = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def prepare(self) -> None:
+        """From now on it can begin."""
+        self._thread = threading.Thread(target=self._wait, name="departure")
+        self._thread.start()
+
+    def begin(self) -> None:
+        """Asks for it, and returns at once."""
+        self._asked.set()
+
+    def finish(self) -> None:
+        """Asks for it, and returns when it is done."""
+        self.begin()
+        if self._thread is None:
+            self._leave()
+        else:
+            self._thread.join()
+
+    def _wait(self) -> None:
+        self._asked.wait()
+        self._leave()

@@ -1,0 +1,114 @@
+"""The sweep: makes up for whatever crashed, wherever it crashed. And the watch, which sees a death at once."""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+import structlog
+
+from app.errors import UnavailableError
+from app.kernel import Kernel
+from app.models import Life
+from app.registry import SWEEPER
+from app.store import BATCH, Outcome
+
+log = structlog.get_logger(__name__)
+
+#: How often the watch looks at the lives, in seconds: a warm peer on the host goes on within two of a death.
+LOOK = 0.5
+#: How long a sweep vouches for the keeper, in seconds.
+SWEPT = 30.0
+
+
+class Watch:
+    """Tells dead lives from living ones, by this process's own monotonic clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def dead(self, lives: list[Life], *, host: str, lease: float) -> list[Life]:
+        """The lives whose process is gone from this host, or whose counter stood still for a lease."""
+        now = time.monotonic()
+        self._seen = {life.id: self._moved(life, now) for life in lives}
+        return [life for life in lives if _is_gone(life, host) or now - self._seen[life.id][1] > lease]
+
+    def _moved(self, life: Life, now: float) -> tuple[int, float]:
+        seen = self._seen.get(life.id)
+        return seen if seen is not None and seen[0] == life.counter else (life.counter, now)
+
+
+def _is_gone(life: Life, host: str) -> bool:
+    if life.host != host:
+        return False
+    try:
+        process = psutil.Process(life.pid)
+        return bool(process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - life.pid_started) > 1.0)
+    except psutil.NoSuchProcess:
+        return True
+
+
+class Keeper:
+    """Watches lives on a thread of its own, between the sweeps that the beat sends."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._watch = Watch()
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        """Begins to watch; the first sweep need not wait for the beat."""
+        threading.Thread(target=self._keep, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """Watches no more."""
+        self._stopped.set()
+
+    def _keep(self) -> None:
+        self._try(lambda: sweep(self._kernel))
+        while not self._stopped.wait(LOOK):
+            self._try(lambda: bury_dead(self._kernel, self._watch))
+
+    @staticmethod
+    def _try(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except UnavailableError as error:
+            log.warning("not_watched", reason=error.message)
+        except Exception:
+            log.exception("watch_failed")  # the next look may do better; nobody else would look
+
+
+def bury_dead(kernel: Kernel, watch: Watch) -> None:
+    """Ends the lives of workers that died, and sends their jobs to those that live."""
+    settings = kernel.settings
+    for life in watch.dead(kernel.lives.open(), host=settings.node, lease=settings.lease_seconds):
+        log.warning("life_ended", node=life.node, life=life.id)
+        outcomes = kernel.lives.bury(life.id)
+        kernel.loads.bury(life.node, life.id)
+        kernel.dispatcher.close_streams(outcomes)
+        kernel.dispatcher.catch_up()
+
+
+def sweep(kernel: Kernel) -> None:
+    """Ends what expired, sends again what was lost, releases and places what waits."""
+    with suppress(UnavailableError):
+        kernel.bus.ping()  # sets the clock
+    kernel.dispatcher.close_streams(_expired(kernel))
+    kernel.dispatcher.resend(kernel.settings.resend_seconds)
+    kernel.dispatcher.catch_up()
+    kernel.batches.advance()
+    kernel.files.sweep()
+    kernel.sessions.prune()
+    kernel.registry.mark(SWEEPER, SWEPT)
+
+
+def _expired(kernel: Kernel) -> list[Outcome]:
+    """In small steps: thousands may expire at once, and others write meanwhile."""
+    outcomes: list[Outcome] = []
+    while some := kernel.store.expire():
+        outcomes += some
+        if len(some) < BATCH:
+            break
+    return outcomes

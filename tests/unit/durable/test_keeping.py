@@ -1,0 +1,241 @@
+"""Lives: how they are kept, how they are lost, and who notices."""
+
+import os
+import threading
+import time
+
+import psutil
+import pytest
+
+from app.errors import UnavailableError
+from app.jobs import State
+from app.kernel import Kernel
+from app.models import Life
+from app.registry import SWEEPER
+from tasks import lease as leases
+from tasks import watchdog
+from tasks.gate import Gate
+from tasks.lease import LOST, Lease
+from tasks.life import Departure
+from tasks.sweep import Watch, bury_dead, sweep
+from tasks.watchdog import Watchdog
+from tests.unit.web.conftest import Broker, kernel_of, settings_of
+
+from .conftest import Desk, Worker, eventually
+
+
+class Exit:
+    """What ends a process, recorded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status: int | None = None
+        monkeypatch.setattr(os, "_exit", self._note)
+
+    def _note(self, status: int) -> None:
+        self.status = status
+        raise SystemExit(status)
+
+
+@pytest.fixture
+def exit(monkeypatch: pytest.MonkeyPatch) -> Exit:
+    return Exit(monkeypatch)
+
+
+def a_life(kernel: Kernel, **values: object) -> Life:
+    process = psutil.Process()
+    fields = {"id": "life", "node": "cpu.0@here", "host": "here", "pid": process.pid, "counter": 0}
+    life = Life(**(fields | {"pid_started": process.create_time(), "started_at": time.time()} | values))
+    with kernel.database.write() as session:
+        session.add(life)
+    return life
+
+
+def a_lease(kernel: Kernel, **calls: object) -> Lease:
+    values = {"progress": dict, "ask_end": lambda *_: None, "announce": lambda: None}
+    return Lease(kernel, "life", **(values | calls))  # type: ignore[arg-type]
+
+
+def test_a_life_whose_process_is_gone_from_this_host_is_dead_at_once(kernel: Kernel) -> None:
+    here = a_life(kernel)
+    gone = a_life(kernel, id="gone", pid=2**22 + 1)
+    reused = a_life(kernel, id="reused", pid_started=here.pid_started - 100)
+    elsewhere = a_life(kernel, id="elsewhere", host="there", pid=2**22 + 1)
+    dead = Watch().dead([here, gone, reused, elsewhere], host="here", lease=15)
+
+    assert [life.id for life in dead] == ["gone", "reused"]
+
+
+def test_a_counter_that_stands_still_for_a_lease_is_a_death(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch, life = Watch(), a_life(kernel, host="there")
+
+    assert watch.dead([life], host="here", lease=15) == []
+    now += 14
+    life.counter += 1
+    assert watch.dead([life], host="here", lease=15) == []
+    now += 14
+    assert watch.dead([life], host="here", lease=15) == []
+    now += 2
+    assert watch.dead([life], host="here", lease=15) == [life]
+
+
+def test_the_jobs_of_a_dead_life_go_to_a_warm_peer_at_once(kernel: Kernel, desk: Desk, worker: Worker) -> None:
+    a_life(kernel, host=kernel.settings.node, pid=2**22 + 1)
+    job_id = desk.submit()
+    kernel.store.claim(job_id, "life", "cpu.0@here")
+    bury_dead(kernel, Watch())
+    job = desk.job(job_id)
+
+    assert (job.status, job.losses) == (State.QUEUED, 1)
+    assert job.released_at is not None
+    assert kernel.bus.queue_length("model.scripted") == 1
+
+
+def test_a_sweep_ends_what_expired_and_what_its_owner_forgot(kernel: Kernel, desk: Desk, worker: Worker) -> None:
+    expired = [desk.submit(expires_at=time.time() - 1) for _ in range(3)]
+    forgotten = desk.submit(timeout=5)
+    fresh = desk.submit()
+    for job_id in (forgotten, fresh):
+        kernel.store.claim(job_id, worker.life, worker.node)
+    with kernel.database.write() as session:
+        session.merge(desk.job(forgotten)).claimed_at = time.time() - 60
+    sweep(kernel)
+
+    for job_id in (*expired, forgotten):
+        assert desk.ended(job_id).job.status == State.TIMED_OUT
+        assert len(desk.whole_stream(job_id)) == 1
+    assert desk.job(fresh).status == State.RUNNING
+    assert kernel.registry.is_filled(SWEEPER)
+
+
+def test_a_lease_that_cannot_be_renewed_ends_the_process(
+    kernel: Kernel, exit: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "GUARD", 0.01)
+    a_life(kernel)
+    lease = a_lease(kernel)
+    lease._renewed = time.monotonic() - kernel.settings.lease_seconds - 1
+    with pytest.raises(SystemExit):
+        lease._guard()
+
+    assert exit.status == LOST
+
+
+def test_a_life_that_was_declared_dead_ends_its_process(kernel: Kernel, exit: Exit) -> None:
+    a_life(kernel)
+    lease = a_lease(kernel)
+    assert lease._renew()
+    kernel.lives.bury("life")
+    with pytest.raises(SystemExit):
+        lease._renew()
+
+    assert exit.status == LOST
+
+
+def test_a_life_that_left_by_itself_is_not_told_that_it_is_dead(kernel: Kernel, exit: Exit) -> None:
+    a_life(kernel)
+    lease = a_lease(kernel)
+    lease.stop()
+    kernel.lives.leave("life", {})
+
+    assert not lease._renew()
+    assert exit.status is None
+
+
+def test_a_lease_needs_database_and_broker(kernel: Kernel, own_broker: Broker, tmp_path: object) -> None:
+    cut_off = kernel_of(settings_of(own_broker._folder, own_broker.url))
+    a_life(cut_off)
+    lease = a_lease(cut_off)
+    assert lease._renew()
+    own_broker.stop()
+
+    assert not lease._renew()
+    cut_off.close()
+
+
+def test_a_broker_that_is_full_does_not_end_workers(kernel: Kernel, desk: Desk) -> None:
+    a_life(kernel)
+
+    def announce() -> None:
+        kernel.registry.mark("anything", 5)
+
+    kernel.bus.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(UnavailableError, match="memory is full"):
+            kernel.bus.ping()
+        assert a_lease(kernel, announce=announce)._renew()
+    finally:
+        kernel.bus.redis.config_set("maxmemory", 0)
+
+
+def test_a_first_token_is_noted_in_the_row_at_once(kernel: Kernel, desk: Desk, worker: Worker) -> None:
+    lease = Lease(
+        kernel,
+        worker.life,
+        progress=worker.runner.progress,
+        ask_end=worker.runner.ask_end,
+        announce=worker.announce,
+    )
+    worker.runner.on_first = lease.wake
+    lease.start()
+    job_id = desk.submit(400, pace=20)
+    worker.take(job_id)
+    worker.run(job_id)
+    began = time.monotonic()
+    eventually(lambda: desk.job(job_id).last_seq)
+    seconds = time.monotonic() - began
+    lease.stop()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("lease-")])
+
+    assert seconds < kernel.settings.renew_seconds
+
+
+def test_a_worker_that_hears_nothing_of_its_own_work_for_a_minute_is_deaf(
+    kernel: Kernel, desk: Desk, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    dog = Watchdog(kernel.bus, worker.garage, worker.runner)  # type: ignore[arg-type]
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now)  # type: ignore[attr-defined]
+
+    def look(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        return dog.is_deaf()
+
+    assert not look(0)
+    assert not look(100)  # nothing waits
+    desk.submit()
+    kernel.dispatcher.release("scripted")
+    assert not look(5)
+    assert not look(50)
+    worker.runner.claims += 1
+    assert not look(5)
+    assert not look(59)
+    assert look(2)
+
+
+def test_a_departure_happens_once_however_often_it_is_asked_for() -> None:
+    left: list[str] = []
+    departure = Departure(lambda: left.append(threading.current_thread().name))
+    departure.prepare()
+    for _ in range(3):
+        departure.begin()
+    departure.finish()
+
+    assert left == ["departure"]
+
+
+def test_a_gate_lets_many_in_or_closes_for_one() -> None:
+    gate = Gate()
+    assert gate.enter()
+    assert gate.enter()
+    assert gate.close()
+    assert not gate.close()
+    assert not gate.enter()
+    gate.leave()
+    assert not gate.wait_empty(0.01)
+    gate.leave()
+    assert gate.wait_empty(0.01)
+    gate.open()
+    assert gate.enter()

@@ -1,0 +1,380 @@
+"""A job on its way through workers that live, die, freeze and stop."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.bus import Entry
+from app.errors import UnavailableError
+from app.events import Token
+from app.jobs import MAX_LOSSES, State
+from app.kernel import Kernel
+from tasks import runner as runners
+from tasks.run import Way
+
+from .conftest import Desk, Worker, eventually, said, words
+
+MakeWorker = Callable[..., Worker]
+
+
+def test_an_answer_is_the_same_in_the_row_and_on_the_stream(desk: Desk, worker: Worker) -> None:
+    job_id = desk.submit(20)
+    worker.take(job_id)
+    detail = desk.ended(job_id)
+    events = desk.whole_stream(job_id)
+
+    assert detail.result is not None
+    assert detail.result.text == said(events) == words(20)
+    assert [event.seq for event in events] == list(range(1, 22))
+
+
+def test_a_second_message_for_a_job_changes_nothing(desk: Desk, worker: Worker) -> None:
+    job_id = desk.submit(30, pace=100)
+    worker.take(job_id)
+    worker.run(job_id)
+    worker.take(job_id).join(5)
+    worker.runner.ask_end(job_id, State.CANCELLED)
+
+    assert desk.ended(job_id).job.status == State.CANCELLED
+    worker.take(job_id).join(5)
+    assert desk.job(job_id).attempt == 1
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_next_worker_goes_on_where_the_dead_one_was(desk: Desk, make_worker: MakeWorker, n: int) -> None:
+    first, second = make_worker(), make_worker("cpu.1@test")
+    job_id = desk.submit(40, pace=100, n=n)
+    first.take(job_id)
+    first.run(job_id)
+    first.die()
+    second.take(job_id)
+    detail = desk.ended(job_id)
+    events = desk.whole_stream(job_id)
+
+    assert (detail.job.losses, detail.job.attempt) == (1, 2)
+    for choice in range(n):
+        assert said(events, choice) == words(40)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert detail.result is not None
+    assert detail.result.completion_tokens == 40 * n
+
+
+def test_a_worker_that_lost_a_job_changes_nothing_more_and_ends_its_attempt(
+    desk: Desk, make_worker: MakeWorker
+) -> None:
+    frozen, second = make_worker(), make_worker("cpu.1@test")
+    job_id = desk.submit(60, pace=60)
+    thread = frozen.take(job_id)
+    run = frozen.run(job_id)
+    frozen.die()  # it goes on, as a partitioned one does
+    second.take(job_id)
+    thread.join(10)
+
+    assert run.end is not None
+    assert run.end.way is Way.FENCED
+    assert desk.ended(job_id).job.owner == second.life
+    assert said(desk.whole_stream(job_id)) == words(60)
+
+
+def test_the_death_of_an_engine_is_a_loss_and_a_pause(desk: Desk, worker: Worker) -> None:
+    job_id = desk.submit(40, pace=100)
+    worker.take(job_id)
+    worker.run(job_id)
+    dead = worker.garage.engine
+    worker.garage.load()
+    dead.die()
+    eventually(lambda: desk.job(job_id).losses == 1 and desk.job(job_id).status == State.QUEUED)
+    worker.take(job_id)
+
+    assert desk.ended(job_id).job.status == State.SUCCEEDED
+    assert said(desk.whole_stream(job_id)) == words(40)
+
+
+def test_a_worker_that_stops_hands_its_jobs_back_at_once_without_a_loss(
+    desk: Desk, kernel: Kernel, make_worker: MakeWorker
+) -> None:
+    first, second = make_worker(), make_worker("cpu.1@test")
+    job_ids = [desk.submit(40, pace=100) for _ in range(3)]
+    for job_id in job_ids:
+        first.take(job_id)
+        first.run(job_id)
+    sent = first.runner.hand_back_all()
+    first.runner.hand_back_all()  # a second signal
+    kernel.lives.leave(first.life, sent)
+
+    for job_id in job_ids:
+        job = desk.job(job_id)
+        assert (job.status, job.losses, job.released_at) == (State.QUEUED, 0, None)
+        assert 0 < job.last_seq == len(desk.stream(job_id))
+        second.take(job_id)
+    for job_id in job_ids:
+        assert desk.ended(job_id).job.losses == 0
+        assert said(desk.whole_stream(job_id)) == words(40)
+
+
+def test_a_stopping_worker_takes_nothing(desk: Desk, kernel: Kernel, worker: Worker) -> None:
+    job_id = desk.submit()
+    worker.runner.hand_back_all()
+    worker.take(job_id).join(5)
+    assert desk.job(job_id).status == State.QUEUED
+
+    kernel.lives.leave(worker.life, {})
+    worker.take(job_id).join(5)
+    assert desk.job(job_id).attempt == 1
+
+
+def test_a_job_that_was_cancelled_while_its_worker_stopped_ends(desk: Desk, kernel: Kernel, worker: Worker) -> None:
+    job_id = desk.submit(40, pace=50)
+    worker.take(job_id)
+    worker.run(job_id)
+    kernel.store.end(job_id, State.CANCELLED)  # the signal of it got lost
+    sent = worker.runner.hand_back_all()
+    kernel.dispatcher.close_streams(kernel.lives.leave(worker.life, sent))
+    told = said(desk.whole_stream(job_id))
+    detail = kernel.store.get(job_id)
+
+    assert detail.job.status == State.CANCELLED
+    assert detail.result is not None
+    assert detail.result.text == told != ""
+
+
+def test_after_the_broker_lost_its_memory_the_owner_writes_the_stream_anew(
+    desk: Desk, kernel: Kernel, worker: Worker
+) -> None:
+    job_id = desk.submit(40, pace=100, n=2)
+    worker.take(job_id)
+    worker.run(job_id)
+    kernel.bus.redis.flushall()
+    detail = desk.ended(job_id)
+    events = desk.whole_stream(job_id)
+
+    assert (detail.job.attempt, detail.job.losses) == (1, 0)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert said(events, 0) == said(events, 1) == words(40)
+
+
+def test_the_last_event_survives_a_broker_that_forgot_all_but_now(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.submit(5)
+    finish = kernel.store.finish
+
+    def forgetful(*args: object, **values: object) -> object:
+        kernel.bus.redis.flushall()
+        return finish(*args, **values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel.store, "finish", forgetful)
+    worker.take(job_id)
+
+    assert said(desk.whole_stream(job_id)) == words(5)
+
+
+def test_a_stream_that_lost_its_end_is_written_anew_and_has_no_gap(desk: Desk, kernel: Kernel, worker: Worker) -> None:
+    job_id = desk.submit(40, pace=100)
+    worker.take(job_id)
+    eventually(lambda: len(desk.stream(job_id)) > 5)
+    last = kernel.bus.redis.xrevrange(f"tokenyard:stream:{job_id}", count=2)
+    kernel.bus.redis.xdel(f"tokenyard:stream:{job_id}", *[entry for entry, _ in last])
+    desk.ended(job_id)
+
+    assert [event.seq for event in desk.whole_stream(job_id)] == list(range(1, 42))
+
+
+def test_a_frozen_worker_does_not_take_a_loss_of_memory_for_its_turn(
+    desk: Desk, kernel: Kernel, make_worker: MakeWorker
+) -> None:
+    frozen = make_worker()
+    job_id = desk.submit(60, pace=60)
+    thread = frozen.take(job_id)
+    run = frozen.run(job_id)
+    frozen.die()
+    kernel.bus.redis.flushall()
+    thread.join(10)
+
+    assert run.end is not None
+    assert run.end.way is Way.FENCED
+    assert desk.stream(job_id) == []
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["followers saw tokens", "nobody saw anything"])
+def test_a_job_whose_worker_and_stream_are_lost_together_restarts_only_where_nothing_was_told(
+    desk: Desk, kernel: Kernel, make_worker: MakeWorker, told: bool
+) -> None:
+    first, second = make_worker(), make_worker("cpu.1@test")
+    job_id = desk.submit(30, pace=100 if told else 0.5)
+    renewed: list[bool] = []
+    first.runner.on_first = lambda: renewed.append(True)
+    first.take(job_id)
+    if told:
+        first.run(job_id)
+        assert renewed
+        kernel.lives.renew(first.life, first.runner.progress())
+    else:
+        eventually(lambda: desk.job(job_id).status == State.RUNNING)
+    first.die()
+    kernel.bus.redis.flushall()
+    first.runner.hand_back_all()
+    with kernel.database.write() as session:  # at full speed
+        job = session.merge(desk.job(job_id))
+        job.request = job.request | {"scripted_tokens_per_second": None}
+    second.take(job_id)
+    job = desk.ended(job_id).job
+
+    assert (job.status, job.error_code) == ((State.FAILED, "worker_lost") if told else (State.SUCCEEDED, None))
+
+
+def test_what_an_engine_cannot_go_on_with_fails_once_it_was_begun(desk: Desk, make_worker: MakeWorker) -> None:
+    penalty = {"presence_penalty": 0.5}
+    first, second = make_worker(engine="vllm"), make_worker("cpu.1@test", engine="vllm")
+    begun, fresh = (desk.submit(20, pace=50, sampling=penalty) for _ in range(2))
+    first.take(begun)
+    first.run(begun)
+    first.die()
+    for job_id in (begun, fresh):
+        second.take(job_id)
+
+    assert desk.ended(begun).job.error_code == "worker_lost"
+    assert desk.ended(fresh).job.status == State.SUCCEEDED
+
+
+def test_a_job_with_two_losses_runs_alone_and_the_others_lose_nothing(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "DRAIN", 0.2)
+    beside, suspect, later = desk.submit(60, pace=40), desk.submit(20, pace=40, losses=MAX_LOSSES), desk.submit(3)
+    worker.take(beside)
+    worker.run(beside)
+    worker.take(suspect)
+    eventually(lambda: desk.job(suspect).status == State.RUNNING)
+    job = desk.job(beside)
+    assert (job.status, job.losses) == (State.QUEUED, 0)
+
+    worker.take(later).join(5)
+    assert desk.job(later).status == State.QUEUED
+    assert desk.job(later).released_at is None
+
+    assert desk.ended(suspect).job.status == State.SUCCEEDED
+    for job_id in (beside, later):
+        eventually(lambda job_id=job_id: desk.job(job_id).released_at is not None)
+        worker.take(job_id)
+        assert desk.ended(job_id).job.losses == 0
+    assert said(desk.whole_stream(beside)) == words(60)
+
+
+@pytest.mark.parametrize("whose", ["worker", "engine"])
+def test_a_death_while_alone_makes_a_job_poisoned(desk: Desk, kernel: Kernel, worker: Worker, whose: str) -> None:
+    job_id = desk.submit(60, pace=40, losses=MAX_LOSSES)
+    worker.take(job_id)
+    worker.run(job_id)
+    if whose == "worker":
+        worker.die()
+    else:
+        worker.garage.engine.die()
+    job = desk.ended(job_id).job
+    told = said(desk.whole_stream(job_id))
+    result = kernel.store.get(job_id).result
+
+    assert (job.status, job.error_code) == (State.FAILED, "poisoned")
+    assert result is not None
+    assert result.text == told != ""
+
+
+def test_a_cancel_ends_a_job_before_its_first_token(desk: Desk, kernel: Kernel, worker: Worker) -> None:
+    job_id = desk.submit(5, pace=0.01)
+    worker.take(job_id)
+    eventually(lambda: desk.job(job_id).status == State.RUNNING)
+    assert kernel.store.end(job_id, State.CANCELLED) is None
+    worker.runner.ask_end(job_id, State.CANCELLED)
+
+    assert desk.ended(job_id).job.status == State.CANCELLED
+    eventually(lambda: not worker.garage.engine._answers)
+
+
+def test_who_was_asked_to_end_a_job_that_is_just_being_finished_ends_it_so(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.submit(5)
+    finish = kernel.store.finish
+
+    def late(*args: object, **values: object) -> object:
+        kernel.store.end(job_id, State.CANCELLED)
+        return finish(*args, **values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel.store, "finish", late)
+    worker.take(job_id)
+    detail = desk.ended(job_id)
+
+    assert detail.job.status == State.CANCELLED
+    assert desk.whole_stream(job_id)[-1].state == State.CANCELLED  # type: ignore[union-attr]
+    assert detail.result is not None
+    assert detail.result.text == words(5)
+
+
+def test_a_database_that_is_away_at_the_end_gets_the_result_later(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "PAUSE", 0.01)
+    job_id = desk.submit(5)
+    finish, tries = kernel.store.finish, []
+
+    def away(*args: object, **values: object) -> object:
+        tries.append(1)
+        if len(tries) < 4:
+            raise UnavailableError("database_unavailable", "locked")
+        return finish(*args, **values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel.store, "finish", away)
+    worker.take(job_id)
+
+    assert desk.ended(job_id).job.status == State.SUCCEEDED
+    assert len(tries) == 4
+
+
+def test_a_row_that_no_engine_can_be_asked_fails_and_harms_nobody(desk: Desk, worker: Worker) -> None:
+    broken = desk.submit(request={"messages": [{"rôle": 1}], "sampling": {}})
+    worker.take(broken).join(5)
+    whole = desk.submit(3)
+    worker.take(whole)
+
+    job = desk.ended(broken).job
+    assert (job.status, job.error_code) == (State.FAILED, "internal")
+    assert job.traceback is not None
+    assert "TypeError" in job.traceback
+    assert desk.ended(whole).job.status == State.SUCCEEDED
+    assert worker.garage._bay.pump.runs == {}
+
+
+def test_running_time_counts_over_all_attempts(desk: Desk, kernel: Kernel, make_worker: MakeWorker) -> None:
+    first, second = make_worker(), make_worker("cpu.1@test")
+    job_id = desk.submit(1000, pace=10, timeout=1.0, expires_at=time.time() + 0.5)
+    first.take(job_id)
+    first.run(job_id)
+    with kernel.database.write() as session:
+        session.merge(desk.job(job_id)).claimed_at = time.time() - 0.9
+    first.die()
+    first.runner.hand_back_all()
+    job = desk.job(job_id)
+    assert 0.8 < job.ran < 60
+    assert job.expires_at > time.time() + 0.6  # it may wait again, though its time to wait was short
+
+    second.take(job_id)
+    assert desk.ended(job_id).job.status == State.TIMED_OUT
+
+
+def test_a_message_for_nothing_is_dropped(desk: Desk, worker: Worker) -> None:
+    for junk in ("nothing", "", "x" * 10_000):
+        worker.take(junk).join(5)
+    job_id = desk.submit(2)
+    worker.take(job_id)
+    assert desk.ended(job_id).job.status == State.SUCCEEDED
+
+
+def test_an_event_behind_a_gap_is_refused(kernel: Kernel, desk: Desk) -> None:
+    job_id = desk.submit()
+    kernel.bus.install(job_id, 1, 60)
+    gap = Entry(job_id, 1, Token(2, "late"))
+
+    assert kernel.bus.append("n", [gap]) == [gap]
+    assert kernel.bus.append("n", [Entry(job_id, 1, Token(1, "a")), gap]) == []
+    assert kernel.bus.append("n", [gap]) == [gap]
