@@ -111,7 +111,7 @@ class Scan:
     def _look(self, candidates: Iterable[Found], deadline: float) -> None:
         rows = self._catalog.rows()
         known = {os.path.realpath(row.path): row for row in rows if row.path}
-        pulled = {model.partition(":")[0] for kind, model, _, _ in self._store.depths() if kind == Kind.PULL}
+        pulled = {depth.model.partition(":")[0] for depth in self._store.depths() if depth.kind == Kind.PULL}
         for count, found in enumerate(candidates):
             if count >= MOST_FOUND or time.monotonic() > deadline:
                 self._skip(found, "The scan ended before it: there is too much to look at.")

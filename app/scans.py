@@ -7,7 +7,8 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from app.bus import PREFIX, available
+from app.broker import available
+from app.bus import PREFIX
 from app.errors import UnavailableError
 from app.jobs import MAINTENANCE_QUEUE, SCAN_TASK
 from app.scan import Report
