@@ -7,8 +7,9 @@ import sqlalchemy as sa
 
 from app.database import Database
 from app.errors import AliasNotFoundError, AliasTakenError, InvalidRequestError
-from app.models import Alias, Model
+from app.models import Alias, Model, Standing
 from app.names import check_name, resolve
+from app.suggested import suggestions
 
 
 class Named(NamedTuple):
@@ -32,7 +33,7 @@ class Aliases:
         """Every alias, by name."""
         query = (
             sa.select(Alias.name, Alias.target, Model.name.is_not(None))
-            .outerjoin(Model, Model.name == Alias.target)
+            .outerjoin(Model, sa.and_(Model.name == Alias.target, Model.state != Standing.HIDDEN))
             .order_by(Alias.name)
         )
         with self._db.read() as session:
@@ -66,8 +67,16 @@ class Aliases:
                 raise AliasNotFoundError(name)
 
     def of_models(self) -> dict[str, list[str]]:
-        """Each model's aliases."""
+        """Each model's further names, the shipped ones that lead to it too."""
         found: dict[str, list[str]] = {}
-        for alias in self.all():
+        aliases = self.all()
+        for alias in aliases:
             found.setdefault(alias.model, []).append(alias.name)
+        with self._db.read() as session:
+            listed = set(session.scalars(sa.select(Model.name).where(Model.state != Standing.HIDDEN)))
+        taken = {name.lower() for name in (*listed, *(alias.name for alias in aliases))}
+        for entry in suggestions():
+            target = next((target for target in entry.targets if target in listed), None)
+            if target is not None:
+                found.setdefault(target, []).extend(n for n in (entry.name, *entry.also) if n.lower() not in taken)
         return found

@@ -62,10 +62,10 @@ class Catalog:
         with self._db.read() as session:
             return resolve(session, name).name
 
-    def download_name(self, name: str, *, safetensors: bool = False) -> str:
-        """What a pull of a name fetches."""
+    def download_name(self, name: str, *, gpu: int = 0) -> str:
+        """What a pull of a name fetches, on a machine whose largest GPU has so many bytes."""
         with self._db.read() as session:
-            return download_name(session, name, safetensors=safetensors)
+            return download_name(session, name, gpu)
 
     def get(self, name: str) -> Model:
         """A model that can be loaded, by any of its names. Raises ModelNotDownloadedError."""

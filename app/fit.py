@@ -2,8 +2,9 @@
 
 from typing import Any
 
-#: A model with its cache and buffers takes about so much more than its files.
-MARGIN = 1.2
+from app.placement import MARGIN
+from app.suggested import Suggestion
+
 #: Weights of 16 bits shrink to about this share in 4 bits (NF4).
 NF4_SHARE = 0.3
 
@@ -15,3 +16,12 @@ def verdict(size: int, memory: int, *, can_shrink: bool = False) -> dict[str, An
     if can_shrink:
         shown["fits_in_4_bits"] = int(needs * NF4_SHARE) <= memory
     return shown
+
+
+def is_better_as_safetensors(entry: Suggestion, gpu: int) -> bool:
+    """Which form of a suggested model suits a machine whose largest GPU has so many bytes; 0: it has none.
+
+    On a GPU, vLLM serves many at once out of safetensors, in 4 bits where they are too large; elsewhere GGUF does best.
+    """
+    found = verdict(entry.safetensors_bytes, gpu, can_shrink=True)
+    return gpu > 0 and bool(found["fits"] or found["fits_in_4_bits"])

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequestError
+from app.fit import is_better_as_safetensors
 from app.models import Alias, Model, Standing
 from app.suggested import Suggestion, by_name
 
@@ -67,8 +68,11 @@ def resolve(session: Session, name: str) -> Meaning:
     return _regardless_of_case(session, name) or _suggested(session, name) or Meaning(name, False)
 
 
-def download_name(session: Session, name: str, *, safetensors: bool) -> str:
-    """What a pull of a name fetches: a repository of the hub, in the form that suits this machine where both exist."""
+def download_name(session: Session, name: str, gpu: int) -> str:
+    """What a pull of a name fetches: a repository of the hub, and of a suggested model the form that suits the machine.
+
+    `gpu`: bytes of its largest GPU; 0: it has none.
+    """
     for spelling in _spellings(name):
         alias = session.get(Alias, spelling)
         if alias is not None and alias.source == "user":
@@ -78,8 +82,8 @@ def download_name(session: Session, name: str, *, safetensors: bool) -> str:
             return model.name
     entry = _suggestion(name)
     if entry is None:
-        return name
-    return entry.safetensors if safetensors else entry.gguf
+        return name.removesuffix(LATEST)
+    return entry.safetensors if is_better_as_safetensors(entry, gpu) else entry.gguf
 
 
 def _spellings(name: str) -> Iterator[str]:

@@ -93,7 +93,8 @@ class Worker:
 
     def _preload(self) -> None:
         """Loads the models of PRELOAD_MODELS that no worker has, each on one of them."""
-        for model in self.kernel.settings.preload_models:
+        for name in self.kernel.settings.preload_models:
+            model = self.kernel.catalog.resolve(name)
             while not self._stopping.is_set() and not self._is_preloaded(model):
                 self._stopping.wait(PRELOAD_POLL)
 

@@ -287,6 +287,7 @@ class ModelEntry(Answer):
     """A model on this machine, and where and how it is loaded."""
 
     model: str
+    state: Literal["ready", "missing", "removing"] = Field(description="Whether its files are here.")
     loaded: bool
     backend: str | None
     why: str | None = Field(description="Why an engine other than the first choice has it.")

@@ -68,7 +68,7 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
 
 
 def _read(site: Site, body: bytes, group: str) -> list[Job]:
-    known: set[str] = set()
+    known: dict[str, str] = {}
     jobs: list[Job] = []
     for number, raw in enumerate(body.splitlines(), 1):
         if not raw.strip():
@@ -81,12 +81,16 @@ def _read(site: Site, body: bytes, group: str) -> list[Job]:
     return jobs
 
 
-def _job(site: Site, raw: bytes, number: int, group: str, known: set[str]) -> Job:
+def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, str]) -> Job:
     try:
         body = ChatBody.model_validate(decode_object(raw, "The line"))
+        if body.session_id is not None:
+            raise InvalidRequestError(
+                "the lines of a group run in any order, so none has a session", param="session_id"
+            )
         if body.model not in known:
-            site.kernel.catalog.get(body.model)
-            known.add(body.model)
+            known[body.model] = site.kernel.catalog.get(body.model).name
+        body.model = known[body.model]
     except ValidationError as error:
         fault = explain(error)
         raise InvalidRequestError(f"Line {number}: {fault.message}", param=fault.param) from error

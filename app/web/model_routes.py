@@ -36,6 +36,7 @@ def list_models() -> Response:
 def _show(model: Model, aliases: list[str]) -> dict[str, Any]:
     return {
         "model": model.name,
+        "state": model.state,
         "size_bytes": model.size_bytes,
         "local_path": model.path,
         "aliases": aliases,

@@ -5,6 +5,7 @@ from typing import Any
 
 from flask import g, has_request_context
 
+from app.errors import UnavailableError
 from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
 from app.models import Job, Pull
@@ -53,7 +54,7 @@ def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -
 
 def submit_pull(kernel: Kernel, body: PullBody) -> Job:
     """Commits a download. Raises InvalidRequestError, UnavailableError."""
-    name = check_hub_name(kernel.catalog.download_name(body.model))
+    name = check_hub_name(kernel.catalog.download_name(body.model, gpu=_largest_gpu(kernel)))
     now = time.time()
     job = Job(
         id=new_id(),
@@ -74,6 +75,14 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
     kernel.dispatcher.submit(job, pull)
     _note(job)
     return job
+
+
+def _largest_gpu(kernel: Kernel) -> int:
+    try:
+        cards = kernel.registry.workers()
+    except UnavailableError:
+        return 0
+    return max((card.memory_total for card in cards if card.cuda_available), default=0)
 
 
 def _note(job: Job) -> None:

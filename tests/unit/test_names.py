@@ -131,7 +131,10 @@ def test_a_pull_fetches_what_a_name_stands_for(catalog: Catalog, aliases: Aliase
     assert catalog.download_name("mine") == "owner/name"
     assert catalog.download_name("owner/other:Q8_0") == "owner/other:Q8_0"
     assert catalog.download_name("phi4:latest") == "bartowski/phi-4-GGUF:Q4_K_M"
-    assert catalog.download_name("phi4", safetensors=True) == "microsoft/phi-4"
+    assert catalog.download_name("phi4", gpu=80 << 30) == "microsoft/phi-4"
+    assert catalog.download_name("phi4", gpu=16 << 30) == "microsoft/phi-4"  # in 4 bits
+    assert catalog.download_name("phi4", gpu=8 << 30) == "bartowski/phi-4-GGUF:Q4_K_M"
+    assert catalog.download_name("owner/name:latest") == "owner/name"
     add("phi4", "ollama")  # one that another tool has is no repository of the hub
     assert catalog.download_name("phi4") == "bartowski/phi-4-GGUF:Q4_K_M"
 
@@ -139,6 +142,17 @@ def test_a_pull_fetches_what_a_name_stands_for(catalog: Catalog, aliases: Aliase
 def test_a_suggestion_that_is_here_in_either_form_is_used(catalog: Catalog, add: Add) -> None:
     add("microsoft/phi-4")
     assert catalog.get("phi4").name == "microsoft/phi-4"
+
+
+def test_a_model_knows_its_further_names_the_shipped_ones_too(catalog: Catalog, aliases: Aliases, add: Add) -> None:
+    add("Qwen/Qwen3-8B")
+    add("microsoft/phi-4")
+    aliases.put("fast", "qwen3")
+    aliases.put("phi4", "Qwen/Qwen3-8B")
+    assert aliases.of_models() == {
+        "Qwen/Qwen3-8B": ["fast", "phi4", "qwen3", "qwen3:8b"],
+        "microsoft/phi-4": ["phi4:14b"],
+    }
 
 
 def test_what_operators_set_outlives_a_new_pull(catalog: Catalog, add: Add, database: Database) -> None:

@@ -34,7 +34,12 @@ def test_many_jobs_are_accepted_listed_and_ended_together(client: FlaskClient, w
 
 
 def test_one_bad_line_refuses_all_and_leaves_nothing(client: FlaskClient, site: Site) -> None:
-    for bad, said in ((BODY | {"temperature": 9}, "temperature"), (BODY | {"model": "no"}, "not downloaded"), ([], "")):
+    for bad, said in (
+        (BODY | {"temperature": 9}, "temperature"),
+        (BODY | {"model": "no"}, "not downloaded"),
+        (BODY | {"session_id": "s"}, "session"),
+        ([], ""),
+    ):
         refused = client.post("/jobs", data=lines(BODY, bad), headers=NDJSON)
         assert refused.status_code == 400
         message = refused.get_json()["error"]["message"]
@@ -44,6 +49,12 @@ def test_one_bad_line_refuses_all_and_leaves_nothing(client: FlaskClient, site: 
     assert client.post("/jobs?group=a/b", data=lines(BODY), headers=NDJSON).status_code == 400
     assert site.kernel.store.page() == []
     assert client.get("/groups/none").status_code == 404
+
+
+def test_a_line_names_its_model_by_an_alias(client: FlaskClient) -> None:
+    client.put("/aliases/fast", json={"model": "scripted"})
+    ids = client.post("/jobs", data=lines(BODY | {"model": "fast"}), headers=NDJSON).get_json()["ids"]
+    assert client.get(f"/jobs/{ids[0]}").get_json()["model"] == "scripted"
 
 
 def test_a_group_is_followed_to_its_end(client: FlaskClient) -> None:
