@@ -88,16 +88,17 @@ class Cache:
     def settle(self, file: File) -> Path:
         """Makes a grown file, already verified, a whole one. Returns its pointer."""
         partial, blob = self.partial(file), self._blob(file)
+        # First, so that whoever dies between the two still leaves a file that is known to be ours.
+        self._mark(file, partial, fetched=True)
         partial.replace(blob)
         _sync(blob.parent)
-        if file.is_verifiable:
-            self._mark(file, blob, fetched=True)
         return self.point(file, fresh=True)
 
     def point(self, file: File, *, fresh: bool = False) -> Path:
         """Shows a whole blob under its file's name. A fresh one is no other snapshot's yet."""
         pointer, blob = self.pointer(file), self._blob(file)
-        if pointer.is_file() and not blob.is_file():
+        alone = not blob.is_file() or (not self._symlinks and not fresh)
+        if alone and pointer.is_file() and pointer.stat().st_size == file.size:
             return pointer
         pointer.parent.mkdir(parents=True, exist_ok=True)
         if not self._symlinks:
