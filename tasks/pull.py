@@ -28,6 +28,11 @@ QUIET_SECONDS = 10.0
 #: After these a further pull goes on from the partial files; after any other failure they would only lie about.
 RESUMABLE = frozenset({"hub_unreachable", "download_failed"})
 
+UNREGISTERED = (
+    "The model is here, but could not be entered into the catalogue; the puller's log tells why. "
+    "Pull again: nothing is fetched twice."
+)
+
 Ask = Callable[[str], str | None]
 
 
@@ -79,13 +84,14 @@ class Desk:
         self._run(download)
 
     def _run(self, download: "Download") -> None:
-        last: Line | None = {}
         try:
             last = download.run(lambda: self._adopt(download))
-        finally:
-            with self._lock:  # who comes later begins anew
-                del self._downloads[download.key]
-            download.settle(last)
+        except Exception:  # the watchers' rows must not wait for ever for a fault of ours
+            log.exception("download_broke", model=download.key.model)
+            last = {}
+        with self._lock:  # who comes later begins anew
+            del self._downloads[download.key]
+        download.settle(last)
 
     def _claimed(self, job_id: str) -> Watcher | None:
         job = self._kernel.store.claim(job_id, self._life, self._node)
@@ -191,7 +197,11 @@ class Download:
 
     def _succeed(self, last: Line) -> None:
         size = int(last["size_bytes"])
-        patiently(lambda: self._register(last))
+        try:
+            patiently(lambda: self._register(last))
+        except Exception:
+            log.exception("model_not_registered", model=self.key.model)
+            return self._fail({"error": "download_failed", "message": UNREGISTERED})
         self._kernel.loads.arrived(self.key.model)
         quantized = _prefers_quantized(self._kernel.catalog.get(self.key.model), self._kernel.settings)
         for watcher in self.watchers:

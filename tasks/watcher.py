@@ -33,7 +33,7 @@ class Watcher:
         self._kernel = kernel
         self._node = node
         self._until = time.monotonic() + job.timeout
-        row = kernel.store.get(job.id).pull
+        row = patiently(lambda: kernel.store.get(job.id)).pull
         self.commit = row.revision if row is not None else None
         self.quantize = row.quantize if row is not None else "auto"
         self.init = row.init if row is not None else False

@@ -16,10 +16,8 @@ from inference.download.known import check_config, check_gguf
 from inference.download.listing import File, Listing, list_files
 from inference.download.order import Order
 from inference.download.teller import Teller
-from inference.download.transfer import Hub
+from inference.download.transfer import CONNECTIONS, Hub
 
-#: Files that are fetched at once: one connection to a content network rarely fills a fast line.
-CONNECTIONS = 4
 CONFIG = "config.json"
 
 

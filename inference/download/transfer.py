@@ -22,6 +22,8 @@ STORES = ("huggingface.co", "hf.co")
 #: The hub's content network serves no more than 50 GB at a time, so larger files come in windows, in bytes.
 WINDOW = 40 << 30
 CONNECT_SECONDS = 10.0
+#: Files that are fetched at once: one connection to a content network rarely fills a fast line.
+CONNECTIONS = 4
 MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -93,10 +95,10 @@ class Hub:
 
 def _pool_manager(proxy: str, context: ssl.SSLContext) -> urllib3.PoolManager:
     if not proxy:
-        return urllib3.PoolManager(ssl_context=context)
+        return urllib3.PoolManager(ssl_context=context, maxsize=CONNECTIONS)
     auth = urllib3.util.parse_url(proxy).auth
     headers = urllib3.make_headers(proxy_basic_auth=auth) if auth else None
-    return urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, ssl_context=context, maxsize=CONNECTIONS)
 
 
 def _accepted(response: BaseHTTPResponse) -> BaseHTTPResponse:

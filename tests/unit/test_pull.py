@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from app.bus import Entry
 from app.catalog import Catalog
@@ -175,9 +176,10 @@ def test_a_pull_succeeds_with_its_row_its_model_and_its_last_event(yard: Yard) -
 def test_progress_is_told_and_is_1_only_at_the_end(yard: Yard) -> None:
     job_id = yard.submit("gpt2")
 
-    with FakeHub(REPOS, throttle=1_500_000) as hub:
+    with FakeHub(REPOS, throttle=1_500_000) as hub, structlog.testing.capture_logs() as logs:
         yard.run(hub, job_id)
 
+    assert [entry["event"] for entry in logs] == ["pull_begins", "pulling", "pulled"]
     told = [event.fields for _, event in yard.bus.published if isinstance(event, Progress)]
     shares = [fields["progress"] for fields in told]
     assert len(told) > 2
@@ -237,6 +239,16 @@ def test_a_child_that_dies_without_a_word_fails_the_pull(yard: Yard, monkeypatch
         yard.run(hub, job_id)
 
     assert yard.get(job_id).job.error_code == "download_failed"
+
+
+def test_a_fault_of_ours_fails_the_pull_too(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yard.kernel.catalog, "add", lambda *_, **__: 1 / 0)
+    job_id = yard.submit("owner/name")
+
+    with FakeHub(REPOS) as hub, pytest.raises(JobFailedError):
+        yard.run(hub, job_id)
+
+    assert yard.get(job_id).job.status == State.FAILED
 
 
 def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from inference.download import fetch as fetching
-from inference.download import patience
+from inference.download import patience, teller, transfer
 from inference.download.cache import PARTIAL, Mark
 from tests.hub import FakeHub, Hole, Served, safetensors
 from tests.unit.download.conftest import Fetch
@@ -73,6 +73,36 @@ def test_a_server_without_ranges_begins_again_and_ends_well(fetch: Fetch, tmp_pa
 
     assert (fetched.folder / "model.safetensors").read_bytes() == WEIGHTS
     assert [served.start for served in hub.bodies("model.safetensors")] == [0]
+
+
+def test_a_file_that_is_too_large_for_one_answer_comes_in_windows(
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "WINDOW", 1_200_000)
+    with FakeHub(REPOS) as hub:
+        fetched = fetch(hub, "owner/name")
+
+    assert (fetched.folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert [served.start for served in hub.bodies("model.safetensors")] == [0, 1_200_000, 2_400_000]
+
+
+def test_a_partial_file_that_another_tool_prunes_is_begun_again(
+    fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned: list[Path] = []
+
+    def prune(*_: object) -> None:
+        for partial in (tmp_path / "hub").rglob(f"{DIGEST}{PARTIAL}"):
+            if not pruned:
+                partial.unlink()
+                pruned.append(partial)
+
+    monkeypatch.setattr(teller.Teller, "stand", prune)
+    with FakeHub(REPOS) as hub:
+        fetched = fetch(hub, "owner/name")
+
+    assert (fetched.folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert [served.start for served in hub.bodies("model.safetensors")] == [0, 0]
 
 
 def test_a_hub_that_stumbles_is_asked_again(fetch: Fetch) -> None:
