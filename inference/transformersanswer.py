@@ -19,26 +19,21 @@ class Network(NamedTuple):
     """A loaded model, and what is the same for each of its answers."""
 
     model: Any
+    device: str
     keep: dict[str, int]  #: what has the model give the scores of the last place alone, where it can
     ends: frozenset[int]  #: the tokens by which it says that it has finished
     vocabulary: Vocabulary
 
     def new_cache(self) -> DynamicCache:
-        """Room for keys and values, of the kinds that this architecture's layers need."""
-        return new_cache(self.model)
+        """Empty room for keys and values, of the kinds that this architecture's layers need. It grows."""
+        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
 
-
-def new_cache(model: Any) -> DynamicCache:
-    """An empty cache that grows."""
-    return DynamicCache(config=model.config.get_text_config(decoder=True))
-
-
-@torch.inference_mode()
-def forward(model: Any, ids: list[int], cache: DynamicCache, keep: dict[str, int]) -> torch.Tensor:
-    """Scores for the place after `ids`, which the cache takes in."""
-    row = torch.tensor([ids], device=model.device)
-    scores: torch.Tensor = model(input_ids=row, past_key_values=cache, use_cache=True, **keep).logits[0, -1]
-    return scores
+    @torch.inference_mode()
+    def forward(self, ids: list[int], cache: DynamicCache) -> torch.Tensor:
+        """Scores for the place after `ids`, which the cache takes in."""
+        row = torch.tensor([ids], device=self.device)
+        scores: torch.Tensor = self.model(input_ids=row, past_key_values=cache, use_cache=True, **self.keep).logits
+        return scores[0, -1]
 
 
 class Answer:
@@ -72,7 +67,7 @@ class Answer:
         if self.budget <= 0:
             return self.end(Piece(), "length")
         part = self._ids[self._taken : self._taken + PASS]
-        scores = forward(self._network.model, part, self._cache, self._network.keep)
+        scores = self._network.forward(part, self._cache)
         self._taken += len(part)
         if self._taken < len(self._ids):
             return None

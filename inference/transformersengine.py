@@ -7,7 +7,6 @@ effect at the next token, an answer goes on from any of its tokens, and what goe
 With more than one slot, the requests that run take turns, a pass each: no faster, but nobody waits for a long answer.
 """
 
-import gc
 import inspect
 import os
 import threading
@@ -19,14 +18,14 @@ from typing import Any
 import structlog
 import torch
 
-from inference import transformersmemory
+from inference import memory, transformersmemory
 from inference.detok import Vocabulary
 from inference.errors import EngineDiedError, LoadError
 from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
 from inference.sampler import NoNumbersError
 from inference.slots import WaitingRoom
-from inference.transformersanswer import Answer, Network, forward, new_cache
+from inference.transformersanswer import Answer, Network
 from inference.transformersload import Loaded, is_out_of_memory, load_model
 from inference.transformersmemory import PROBE, Growth
 
@@ -42,11 +41,10 @@ class TransformersEngine:
         folder = Path(str(spec.path))
         tokenizer = load_tokenizer(folder)
         self._network = _network(loaded, tokenizer)
-        weights = int(loaded.model.get_memory_footprint())
         growth = _try_out(self._network)
-        plan = transformersmemory.plan(
-            _own_context(loaded.model), growth, transformersmemory.left(spec, loaded.device, weights), spec
-        )
+        memory.give_back()
+        left = transformersmemory.left(spec, loaded.device, loaded.on_device)
+        plan = transformersmemory.plan(_own_context(loaded.model), growth, left, spec)
         self._prompter = Prompter(tokenizer, load_template(folder, tokenizer), plan.context)
         self._room: WaitingRoom[Answer] = WaitingRoom(spec.slots, plan.total)
         self._answers: dict[str, Answer] = {}
@@ -63,7 +61,7 @@ class TransformersEngine:
             time.monotonic() - started,
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             quantization=loaded.quantization,
-            weights_bytes=weights,
+            weights_bytes=int(loaded.model.get_memory_footprint()),
             cache_bytes=plan.total * growth.token + spec.slots * growth.fixed,
         )
 
@@ -168,16 +166,17 @@ def _network(loaded: Loaded, tokenizer: Any) -> Network:
     for said in (model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
         ends.update(said if isinstance(said, list) else [] if said is None else [said])
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return Network(model, {"logits_to_keep": 1} if keeps else {}, frozenset(ends), Vocabulary(tokenizer, ends))
+    keep = {"logits_to_keep": 1} if keeps else {}
+    return Network(model, loaded.device, keep, frozenset(ends), Vocabulary(tokenizer, ends))
 
 
 def _try_out(network: Network) -> Growth:
     """Two passes over a few tokens, to see that it computes, and what its cache takes. Raises LoadError."""
-    cache = new_cache(network.model)
+    cache = network.new_cache()
     try:
         sizes = []
         for _ in range(2):
-            forward(network.model, list(range(PROBE)), cache, network.keep)
+            network.forward(list(range(PROBE)), cache)
             sizes.append(transformersmemory.cache_size(cache))
     except Exception as error:
         if is_out_of_memory(error):
@@ -204,7 +203,7 @@ def _own_context(model: Any) -> int | None:
 
 def _failure(error: Exception, answer: Answer) -> Failure:
     if is_out_of_memory(error):
-        gc.collect()
+        memory.give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return Failure(

@@ -29,6 +29,8 @@ THINKERS = {
     "Qwen2_5OmniForConditionalGeneration": "Qwen2_5OmniThinkerForConditionalGeneration",
     "Qwen3OmniMoeForConditionalGeneration": "Qwen3OmniMoeThinkerForConditionalGeneration",
 }
+#: Of a GPU that cannot hold all weights, the part that they take; caches get the rest.
+FILLED = 0.8
 #: Of a load, the part that is over when the weights begin to come, and when they have come.
 BEGUN, COME = 0.1, 0.9
 
@@ -39,6 +41,12 @@ class Loaded(NamedTuple):
     model: Any
     device: str
     quantization: str  #: how the weights lie in memory; "": as they are
+
+    @property
+    def on_device(self) -> int:
+        """Bytes of the weights that the device itself holds."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(tensor.nbytes for tensor in tensors if str(tensor.device) == self.device)
 
 
 class _Source(NamedTuple):
@@ -55,7 +63,7 @@ def load_model(spec: Spec, on_progress: OnProgress) -> Loaded:
     _quiet()
     source, tensors = _examine(spec)
     config, kind = _architecture(source)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
     needed = _needed(source, tensors, spec.quantize, device)
     room = transformersmemory.room(spec, device)
     if needed > room.device + room.overflow:
@@ -184,8 +192,8 @@ def _precision(quantize: str) -> dict[str, Any]:
 def _place(needed: int, room: Room, device: str) -> dict[str, Any]:
     """Where the weights go: all onto the device; what does not fit into main memory, where that is allowed."""
     if needed <= room.device:
-        return {"device_map": {"": 0 if device == "cuda" else "cpu"}}
-    return {"device_map": "auto", "max_memory": {0: room.device, "cpu": room.overflow}}
+        return {"device_map": {"": device}}
+    return {"device_map": "auto", "max_memory": {0: int(room.device * FILLED), "cpu": room.overflow}}
 
 
 def _from_pretrained(kind: Any, folder: Path, config: Any, how: dict[str, Any], on_progress: OnProgress) -> Any:

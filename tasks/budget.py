@@ -41,7 +41,13 @@ def need(row: Model, candidate: Candidate, *, gpu: bool) -> Need:
         factor /= 2
     weights = int(row.size_bytes * factor)
     overhead = GPU_OVERHEAD if gpu and candidate.engine != "scripted" else OVERHEAD[candidate.engine]
-    return Need(weights, int(weights * (1 + CACHE)) + overhead)
+    return Need(max(0, weights - _overflow(candidate, gpu)), int(weights * (1 + CACHE)) + overhead)
+
+
+def _overflow(candidate: Candidate, gpu: bool) -> int:
+    """Bytes of the weights that may lie in main memory though the device is a GPU. Quantized ones never do."""
+    allowed = candidate.options.get("max_cpu_memory") if gpu and candidate.quantize not in ("q4", "q8") else None
+    return int(allowed or 0)
 
 
 class Budget:

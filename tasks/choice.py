@@ -89,6 +89,12 @@ def _candidate(engine: str, quantize: str, settings: Settings) -> Candidate:
     options: dict[str, str | int | float | bool | None] = {}
     if engine == "llamacpp" and settings.gpu_layers >= 0:
         options["gpu_layers"] = settings.gpu_layers
+    if engine == "transformers":  # which alone can keep a part of a model for a GPU in main memory
+        options |= {
+            name: int(limit)
+            for name in ("max_gpu_memory", "max_cpu_memory")
+            if (limit := getattr(settings, name)) is not None
+        }
     return Candidate(engine, settings.worker_slots or SLOTS[engine], quantize, options)
 
 

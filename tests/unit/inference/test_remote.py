@@ -157,3 +157,23 @@ def make_header(folder: Path) -> Path:
     path = folder / "empty.gguf"
     path.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
     return path
+
+
+def test_an_engine_starts_offline_with_an_operators_own_words_before_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    engine = load_scripted()
+    assert environment_of(engine)["HF_HUB_OFFLINE"] == "1"
+    assert environment_of(engine)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert environment_of(engine)["OMP_WAIT_POLICY"] == "ACTIVE"
+    engine.close()
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    engine = load_scripted()
+    assert environment_of(engine)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
+    engine.close()
+
+
+def environment_of(engine: RemoteEngine) -> dict[str, str]:
+    raw = Path(f"/proc/{engine.info.pid}/environ").read_text()
+    return dict(line.split("=", 1) for line in raw.split("\0") if line)

@@ -44,6 +44,13 @@ def test_weights_take_what_their_precision_says(quantize: str, facts: dict[str, 
     assert need(row(facts=facts), candidate(quantize), gpu=True).least == least
 
 
+def test_a_gpu_needs_less_for_a_model_of_which_main_memory_may_hold_a_part() -> None:
+    spread = Candidate("transformers", 1, "no", {"max_cpu_memory": 4 * GB})
+    assert need(row(), spread, gpu=True).least == 6 * GB
+    assert need(row(), spread, gpu=False).least == 10 * GB
+    assert need(row(), spread._replace(quantize="q4"), gpu=True).least == 3.5 * GB
+
+
 def test_an_engine_gets_its_share_of_the_places() -> None:
     budget = Budget(settings(max_cache_models=4), unknown)
     memory = Memory(100 * GB, 90 * GB)

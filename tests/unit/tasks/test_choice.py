@@ -104,3 +104,11 @@ def test_layers_on_the_gpu_are_passed_on_to_llamacpp_alone(tmp_path: Path) -> No
         "gpu_layers": 5
     }
     assert choose(model(tmp_path), settings(gpu_layers=5), everything).candidates[0].options == {}
+
+
+def test_limits_of_memory_are_passed_on_to_transformers_alone(tmp_path: Path) -> None:
+    limited = choose(model(tmp_path), settings(max_gpu_memory="2GB", max_cpu_memory="1GB"), everything).candidates
+    assert [candidate.options for candidate in limited] == [
+        {},
+        {"max_gpu_memory": 2_000_000_000, "max_cpu_memory": 1_000_000_000},
+    ]
