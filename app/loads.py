@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 #: Longer than a control message needs to reach a worker and to show in its card, in seconds.
 PLACING = 5.0
+#: A worker's card shows what it was asked for sooner than this, in seconds.
+SHOWING = 1.0
 #: Failures that say nothing against another worker of the same host. With any other one, its files or its engines
 #: are at fault, and they are the host's.
 OF_DEVICE = frozenset({"out_of_memory", "load_timeout", "engine_failed"})
@@ -160,7 +162,7 @@ class Loads:
     def _cards(self) -> list[Card]:
         """The workers, and on them also what this process has sent and their cards do not show yet."""
         with self._lock:
-            self._sent = {m: s for m, s in self._sent.items() if time.monotonic() - s[1] < PLACING}
+            self._sent = {m: s for m, s in self._sent.items() if time.monotonic() - s[1] < SHOWING}
             sent = {model: node for model, (node, _) in self._sent.items()}
         return [_with(card, [m for m, node in sent.items() if node == card.node]) for card in self._registry.workers()]
 

@@ -136,6 +136,11 @@ class Registry:
         with available():
             return bool(self._redis.set(f"{PREFIX}place:{model}", b"1", nx=True, px=int(seconds * 1000)))
 
+    def unreserve(self, model: str) -> None:
+        """Lets a model be placed again: what was asked of the worker is done, or has failed."""
+        with available():
+            self._redis.delete(f"{PREFIX}place:{model}")
+
     def mark(self, role: str, seconds: float) -> None:
         """Notes that a role was filled just now. Raises UnavailableError."""
         with available():

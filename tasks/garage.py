@@ -34,6 +34,8 @@ class Garage:
         self._closed = False
         #: Called after each change that other processes should hear of.
         self.on_change: Callable[[], None] = lambda: None
+        #: Called when a job came or left.
+        self.on_use: Callable[[], None] = lambda: None
         #: Called with a model whose engine died under its jobs.
         self.on_death: Callable[[str], None] = lambda _: None
         #: The models that have work in the queue. May raise UnavailableError.
@@ -67,7 +69,8 @@ class Garage:
             bay.used = time.monotonic()
             if keep_alive is not None:
                 bay.keep(keep_alive)
-            return bay
+        self.on_use()
+        return bay
 
     def leave(self, bay: Bay) -> None:
         """A job has left it."""
@@ -75,6 +78,7 @@ class Garage:
             bay.users -= 1
             bay.used = time.monotonic()
             self._changed.notify_all()
+        self.on_use()
 
     def find(self, model: str) -> Bay | None:
         """A bay, also one on its way out."""

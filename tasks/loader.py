@@ -118,6 +118,10 @@ class Loader:
         with self._changed:
             self._orders.pop(order.model, None)
         self.on_change()
+        try:
+            self._kernel.registry.unreserve(order.model)
+        except UnavailableError:
+            log.warning("still_reserved", model=order.model)  # for a few seconds
 
     def _carry_out(self, order: Order) -> None:
         try:

@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 #: How often a worker looks whether a model is preloaded, in seconds.
 PRELOAD_POLL = 1.0
+#: How often a worker's card follows the jobs that come and leave, in seconds.
+TELL_USE = 0.5
 #: Celery consumes a queue so long after it was told to, at most, in seconds.
 LISTENING = 10.0
 
@@ -48,6 +50,7 @@ class Worker:
         self._hold = hold_device(self.device, kernel.settings)
         pin(self.device)
         self._stopping = threading.Event()
+        self._used = threading.Event()
         self._utilization: float | None = None
         self._celery = celery
         self.life = begin_life(kernel, node)
@@ -57,6 +60,7 @@ class Worker:
         self.loader = Loader(kernel, node, self.garage, opener)
         self.runner = Runner(kernel, self.garage, self.life, node)
         self.garage.on_change = self.loader.on_change = self.runner.on_change = self._announce_soon
+        self.garage.on_use = self._used.set
         self.garage.on_death = self.loader.load
         self.garage.waiting = kernel.store.waiting_models
         self.lease = Lease(
@@ -77,6 +81,7 @@ class Worker:
         self.lease.start()
         self.garage.start()
         self.loader.start()
+        threading.Thread(target=self._tell_use, name="card", daemon=True).start()
         try:
             self._take_waiting()
         except UnavailableError:
@@ -214,6 +219,13 @@ class Worker:
             self.announce()
         except UnavailableError:
             log.warning("not_announced")  # the next renewal does it
+
+    def _tell_use(self) -> None:
+        """Shows jobs that came and left, at most so often."""
+        while not self._stopping.wait(TELL_USE):
+            self._used.wait()
+            self._used.clear()
+            self._announce_soon()
 
     def _consume(self, queue: str) -> None:
         self._tell_celery(self._celery.control.add_consumer, queue)

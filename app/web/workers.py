@@ -16,6 +16,7 @@ Accepted = tuple[Response, int]
 def list_workers() -> Response:
     """Every living worker: its device, what it holds and loads, and what it could not load lately."""
     kernel = here().kernel
+    kernel.registry.forget()
     failures = kernel.loads.failures()
     return jsonify({"workers": [worker(card, failures) for card in kernel.registry.workers()]})
 
