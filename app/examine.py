@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from app.errors import BadModelError
+
+log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Longer than the child gives itself, in seconds.
@@ -21,13 +25,19 @@ def facts_of(path: Path) -> dict[str, Any]:
             argv,
             env={"PYTHONPATH": str(ROOT)},  # nothing of ours: no key, no token
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
             timeout=PATIENCE,
         )
-        facts: dict[str, Any] = json.loads(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError, OSError):
-        raise BadModelError("damaged_model", f"'{path.name}' takes too much memory or time to read.") from None
+    except subprocess.TimeoutExpired:
+        raise _too_much(path) from None
+    if done.returncode not in (0, 1):
+        log.warning("facts_not_read", status=done.returncode, words=done.stderr[-1000:].decode(errors="replace"))
+        raise _too_much(path)
+    facts: dict[str, Any] = json.loads(done.stdout)
     if "error" in facts:
         raise BadModelError(facts["error"].replace("bad_model", "damaged_model"), facts["message"])
     return facts
+
+
+def _too_much(path: Path) -> BadModelError:
+    return BadModelError("damaged_model", f"'{path.name}' takes too much memory or time to read; the log tells more.")

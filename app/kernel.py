@@ -72,7 +72,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         lives=Lives(database, store, clock),
         catalog=catalog,
         aliases=Aliases(database),
-        sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns),
+        sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns, clock=clock),
         bus=bus,
         registry=registry,
         loads=loads,

@@ -5,13 +5,12 @@ end: then the turn is appended, in the transaction that ends the job. Two jobs o
 same history, and their turns are appended in the order in which they end.
 """
 
-import time
 from typing import Any
 
 import sqlalchemy as sa
-import tenacity
 from sqlalchemy.orm import Session
 
+from app.clock import Clock
 from app.database import Database
 from app.errors import SessionNotFoundError
 from app.jobs import State
@@ -29,40 +28,21 @@ KEY = "session"
 class Sessions:
     """`ttl`: seconds without use after which a session is forgotten. `turns`: kept where nobody says how many."""
 
-    def __init__(self, database: Database, *, ttl: float, turns: int) -> None:
+    def __init__(self, database: Database, *, ttl: float, turns: int, clock: Clock | None = None) -> None:
         self._db = database
         self._ttl = ttl
         self._turns = turns
+        self._clock = clock or Clock()
 
-    def join(self, job: Job, ident: str, turns: int | None) -> None:
-        """Puts what was said so far before a new job's messages, and notes that its turn belongs to the session.
-
-        A session that is not there, or has expired, begins here. While the job may run the session does not expire.
-        """
-        new: list[Message] = job.request["messages"]
-        turns = turns or self._turns
-        row = self._open(job, ident)
-        note = {"id": ident, "since": row.created_at, "max_history": turns, "messages": new}
-        job.request = {**job.request, "messages": joined(trimmed(row.history["messages"], turns), new), KEY: note}
-
-    # Where two requests begin one session at once, the second finds the first's.
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(sa.exc.IntegrityError), stop=tenacity.stop_after_attempt(3), reraise=True
-    )
-    def _open(self, job: Job, ident: str) -> ChatSession:
-        now = time.time()
-        with self._db.write() as session:
-            row = _locked(session, job.tenant, ident)
-            if row is None or self._is_over(row, now):
-                row = session.merge(_fresh(job.tenant, ident, now))
-            row.used_at = max(row.used_at, now if job.held else job.expires_at)
-        return row
+    def note(self, ident: str, turns: int | None) -> dict[str, Any]:
+        """What a new job's request keeps under KEY, for `join` to take up when the job is accepted."""
+        return {"id": ident, "max_history": turns or self._turns, "ttl": self._ttl}
 
     def get(self, ident: str, tenant: str = "") -> ChatSession:
         """Raises SessionNotFoundError."""
         with self._db.read() as session:
             row = session.get(ChatSession, (tenant, ident))
-        if row is None or self._is_over(row, time.time()):
+        if row is None or self.expires_at(row) <= self._clock.now():
             raise SessionNotFoundError(ident)
         return row
 
@@ -75,7 +55,7 @@ class Sessions:
 
     def prune(self) -> int:
         """Forgets some of the sessions that nobody used for too long; returns how many."""
-        old = sa.select(ChatSession.tenant, ChatSession.id).where(ChatSession.used_at <= time.time() - self._ttl)
+        old = sa.select(ChatSession.tenant, ChatSession.id).where(ChatSession.used_at <= self._clock.now() - self._ttl)
         with self._db.write() as session:
             keys = [tuple(key) for key in session.execute(old.limit(PRUNED))]
             session.execute(sa.delete(ChatSession).where(sa.tuple_(ChatSession.tenant, ChatSession.id).in_(keys)))
@@ -85,11 +65,26 @@ class Sessions:
         """When the session is forgotten, unless somebody uses it before."""
         return row.used_at + self._ttl
 
-    def _is_over(self, row: ChatSession, now: float) -> bool:
-        return self.expires_at(row) <= now
+
+def join(session: Session, job: Job) -> None:
+    """Puts what was said so far before a new job's messages, in the transaction that accepts the job.
+
+    A session that is not there, or has expired, begins here. While the job may run the session does not expire.
+    """
+    note = job.request.get(KEY)
+    if note is None:
+        return
+    new: list[Message] = job.request["messages"]
+    row = _locked(session, job.tenant, note["id"]) or _begun(session, job, note["id"])
+    if row.used_at + note["ttl"] <= job.created_at:
+        row.history, row.created_at = {"messages": []}, job.created_at
+    row.used_at = max(row.used_at, job.created_at if job.held else job.expires_at)
+    earlier = trimmed(row.history["messages"], note["max_history"])
+    kept = {"id": note["id"], "since": row.created_at, "max_history": note["max_history"], "messages": new}
+    job.request = {**job.request, "messages": joined(earlier, new), KEY: kept}
 
 
-def remember(session: Session, job_id: str, state: str, answer: str) -> None:
+def remember(session: Session, job_id: str, state: str, answer: str, now: float) -> None:
     """Appends a job's turn to its session, in the transaction that ends the job. One that was forgotten stays so."""
     job = session.get(Job, job_id)
     note = job.request.get(KEY) if job is not None else None
@@ -100,7 +95,7 @@ def remember(session: Session, job_id: str, state: str, answer: str) -> None:
         return
     said = [*joined(row.history["messages"], note["messages"]), {"role": "assistant", "content": answer}]
     row.history = {"messages": trimmed(said, note["max_history"])}
-    row.used_at = time.time()
+    row.used_at = now
 
 
 def joined(history: list[Message], new: list[Message]) -> list[Message]:
@@ -129,5 +124,17 @@ def _locked(session: Session, tenant: str, ident: str) -> ChatSession | None:
     return session.get(ChatSession, (tenant, ident), with_for_update=True)
 
 
-def _fresh(tenant: str, ident: str, now: float) -> ChatSession:
-    return ChatSession(tenant=tenant, id=ident, history={"messages": []}, created_at=now, used_at=now)
+def _begun(session: Session, job: Job, ident: str) -> ChatSession:
+    now = job.created_at
+    fresh = ChatSession(tenant=job.tenant, id=ident, history={"messages": []}, created_at=now, used_at=now)
+    try:
+        with session.begin_nested():
+            session.add(fresh)
+            session.flush()
+    except sa.exc.IntegrityError:
+        # On PostgreSQL another request began it at the same moment; SQLite's writers come one after the other.
+        row = _locked(session, job.tenant, ident)
+        if row is None:
+            raise
+        return row
+    return fresh

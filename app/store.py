@@ -12,7 +12,7 @@ from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.models import Idempotency, Job, Life, Pull, Result
 from app.reads import HINTS, Detail, Hint, Reads
 from app.release import QUEUED, pick
-from app.sessions import remember
+from app.sessions import join, remember
 
 __all__ = ["Accepted", "Detail", "Hint", "Key", "Outcome", "Store"]
 
@@ -59,6 +59,7 @@ class Store(Reads):
             return Accepted(earlier, [], fresh=False)
 
     def _add(self, session: Session, job: Job, pull: Pull | None, slots: int, key: Key | None) -> Accepted:
+        join(session, job)
         session.add(job)
         if pull is not None:
             job.released_at = self._clock.now()
@@ -149,7 +150,7 @@ class Store(Reads):
             ended = session.scalar(finished.returning(Job.status), execution_options={"synchronize_session": False})
             if ended is not None and result is not None:
                 session.add(result)
-                remember(session, outcome.id, ended, result.text)
+                remember(session, outcome.id, ended, result.text, self._clock.now())
         if ended is None or ended == outcome.state:
             return outcome if ended else None
         return Outcome(outcome.id, outcome.attempt, ended)

@@ -10,6 +10,7 @@ from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
 from app.models import Job, Pull
 from app.names import check_hub_name
+from app.sessions import KEY
 from app.web.schemas import ChatBody, GenerateBody, PullBody
 
 #: Seconds that a pull may take in all: 70 GB over a slow line are days.
@@ -25,7 +26,7 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     job = generation(body, held=held)
     job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
-        kernel.sessions.join(job, body.session_id, body.max_history)
+        job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
     kernel.dispatcher.submit(job)
     _note(job)
     return job

@@ -18,14 +18,17 @@ BODY: dict[str, Any] = {
 
 
 def scanned(stack: Stack) -> dict[str, Any]:
-    before = stack.http.get("/models/scan").json().get("started_at")
+    before = eventually(lambda: _done(stack), what="the keeper's first scan")["started_at"]
     assert stack.http.post("/models/scan").status_code == 202
 
-    def report() -> dict[str, Any] | None:
-        told = stack.http.get("/models/scan").json()
-        return told if told.get("state") == "done" and told["started_at"] != before else None
+    return eventually(
+        lambda: told if (told := _done(stack)).get("started_at", before) != before else None, what="a scan"
+    )
 
-    return eventually(report, what="the scan")
+
+def _done(stack: Stack) -> dict[str, Any]:
+    told: dict[str, Any] = stack.http.get("/models/scan").json()
+    return told if told.get("state") == "done" else {}
 
 
 def test_a_model_of_ollamas_is_found_and_answers(stack: Stack, starter_gguf: Path) -> None:
@@ -49,3 +52,18 @@ def test_a_model_of_ollamas_is_found_and_answers(stack: Stack, starter_gguf: Pat
     assert scanned(stack)["found"] == []
     assert store.path(starter_gguf.read_bytes()).exists()
     stack.http.delete("/aliases/tiny")
+
+
+def test_a_file_is_imported_by_the_web_process_and_answers(stack: Stack, starter_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.symlink_to(starter_gguf)
+
+    shown = stack.http.post("/models/import", json={"path": str(path), "name": "me/mine:1", "copy": True}).json()
+
+    assert (shown["model"], shown["licence"], shown["state"]) == ("me/mine:1", "apache-2.0", "ready")
+    answer = stack.http.post("/chat", json=BODY | {"model": "me/mine:1"}).json()
+    assert "Paris" in answer["message"]["content"]
+    copy = Path(shown["local_path"])
+    assert copy.is_relative_to(stack.folder)
+    assert stack.http.delete("/models/me/mine:1").json()["files_deleted"] is True
+    assert (copy.exists(), path.exists()) == (False, True)

@@ -4,12 +4,13 @@ import time
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app.database import Database
 from app.errors import SessionNotFoundError
 from app.jobs import State
 from app.models import ChatSession, Job, Result
-from app.sessions import MOST_TEXT, Sessions, trimmed
+from app.sessions import KEY, MOST_TEXT, Sessions, trimmed
 from app.store import Outcome, Store
 from tests.unit.conftest import make_job
 from tests.unit.test_store import a_result
@@ -34,8 +35,7 @@ class Talk:
         self._life = life
 
     def ask(self, *messages: dict[str, Any], turns: int | None = None, **values: Any) -> Job:
-        job = make_job(request={"messages": list(messages)}, **values)
-        self.sessions.join(job, "s", turns)
+        job = make_job(request={"messages": list(messages), KEY: self.sessions.note("s", turns)}, **values)
         self._store.submit(job)
         return job
 
@@ -155,6 +155,15 @@ def test_a_session_that_was_forgotten_under_a_job_stays_so(talk: Talk) -> None:
     assert talk.said() == []
     talk.answer(fresh, "2.")
     assert [m["content"] for m in talk.said()] == ["2?", "2."]
+
+
+def test_a_job_that_is_not_accepted_begins_no_session(talk: Talk, store: Store) -> None:
+    job = make_job()
+    store.submit(job)
+    with pytest.raises(sa.exc.IntegrityError):
+        talk.ask(user("?"), id=job.id)
+    with pytest.raises(SessionNotFoundError):
+        talk.sessions.get("s")
 
 
 def test_tenants_do_not_hear_each_other(talk: Talk) -> None:
