@@ -4,10 +4,10 @@ import threading
 
 from app.kernel import Kernel
 from app.registry import PULLER
+from tasks.desk import Desk
 from tasks.devices import hold_name
 from tasks.lease import Lease
 from tasks.life import begin_life, end_life
-from tasks.pull import Desk
 
 
 class Office:

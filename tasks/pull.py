@@ -1,4 +1,4 @@
-"""Pulls: a download for each model that is asked for, and a watcher for each job that asks."""
+"""A pull: the child that downloads a model, for all who watch, and what its last word means for them."""
 
 import threading
 import time
@@ -46,76 +46,6 @@ class Key(NamedTuple):
     def of(cls, job: Job) -> "Key":
         """A job's."""
         return cls(job.model, job.request.get("revision"))
-
-
-class Desk:
-    """The downloads of this process. A model that is pulled twice at once is one of them, with two watchers.
-
-    `ended(job_id)` tells the state that somebody asked a job to end in.
-    """
-
-    def __init__(self, kernel: Kernel, life: str, node: str, ended: Ask) -> None:
-        self._kernel = kernel
-        self._life = life
-        self._node = node
-        self._ended = ended
-        self._lock = threading.Lock()
-        self._downloads: dict[Key, Download] = {}
-        self._closing = threading.Event()
-
-    def take(self, job_id: str) -> None:
-        """Claims a pull, and runs it to its end or leaves it to the download that runs.
-
-        Raises JobFailedError once the row has failed. Returns quietly where the job is another's, or was ended.
-        """
-        if self._closing.is_set():
-            return
-        watcher = self._claimed(job_id)
-        if watcher is None:
-            self._tidy_after(job_id)
-            return
-        key = Key.of(watcher.job)
-        with self._lock:
-            download = self._downloads.get(key)
-            if download is not None:
-                download.watchers.append(watcher)
-                return
-            download = self._downloads[key] = Download(self._kernel, key, watcher, self._ended, self._closing)
-        self._run(download)
-
-    def _run(self, download: "Download") -> None:
-        try:
-            last = download.run(lambda: self._adopt(download))
-        except Exception:  # the watchers' rows must not wait for ever for a fault of ours
-            log.exception("download_broke", model=download.key.model)
-            last = {}
-        with self._lock:  # who comes later begins anew
-            del self._downloads[download.key]
-        download.settle(last)
-
-    def _claimed(self, job_id: str) -> Watcher | None:
-        job = self._kernel.store.claim(job_id, self._life, self._node)
-        return None if job is None else Watcher(self._kernel, self._node, job)
-
-    def _adopt(self, download: "Download") -> None:
-        """Lets queued pulls of the same model watch too, rather than wait for a turn to fetch nothing."""
-        with suppress(UnavailableError):
-            for job in self._kernel.store.queued_pulls(download.key.model):
-                watcher = self._claimed(job.id) if Key.of(job) == download.key else None
-                if watcher is not None:
-                    with self._lock:
-                        download.watchers.append(watcher)
-
-    def _tidy_after(self, job_id: str) -> None:
-        """A pull that was cancelled while it waited to go on may have left partial files."""
-        with suppress(UnavailableError):
-            job = self._kernel.store.get(job_id).job
-            if job.status in (State.CANCELLED, State.TIMED_OUT) and job.attempt > 1:
-                sweep(self._kernel, job.model)
-
-    def close(self) -> None:
-        """Hands every pull back, because this process stops: its bytes stop at once, and the next life goes on."""
-        self._closing.set()
 
 
 class Download:

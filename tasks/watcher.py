@@ -32,7 +32,7 @@ class Watcher:
         self.job = job
         self._kernel = kernel
         self._node = node
-        self._until = time.monotonic() + job.timeout
+        self._until = time.monotonic() + job.timeout - (job.ran or 0.0)
         row = patiently(lambda: kernel.store.get(job.id)).pull
         self.commit = row.revision if row is not None else None
         self.quantize = row.quantize if row is not None else "auto"
@@ -83,8 +83,9 @@ class Watcher:
 
     def hand_back(self) -> None:
         """Puts the pull back into the queue: this process stops."""
-        with suppress(UnavailableError):  # the next life of this process does it
-            self._kernel.store.hand_back(self.job.id, self.job.attempt, 0)
+        with suppress(UnavailableError):  # the end of this life does it
+            outcomes = self._kernel.store.hand_back(self.job.id, self.job.attempt, 0)
+            self._kernel.dispatcher.close_streams(outcomes)
 
     def _install(self) -> None:
         with suppress(UnavailableError):

@@ -1,8 +1,10 @@
 """A repository that has pickles alone, made into a safetensors folder of our own once. See inference/pickles.py."""
 
+import fcntl
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from inference.download.cache import Cache, make_room
@@ -12,6 +14,9 @@ from inference.download.listing import File, Listing
 
 #: Tells in a converted folder which commit it was made from.
 ORIGIN = ".commit"
+#: The folder that it is made in, and the lock that says so, as app/disk.py has them: a scan sweeps what a crash left.
+PARTIAL = ".new-"
+LOCK = ".lock"
 #: Bytes a second that a conversion passes at least, and what it may take beside, in seconds.
 PACE = 20_000_000
 GRACE = 300
@@ -30,15 +35,18 @@ def convert(cache: Cache, listing: Listing, into: Path) -> None:
     """
     pickles = [file for file in listing.files if CONVERTIBLE.fullmatch(file.name)]
     make_room(cache.folder, sum(file.size for file in pickles), 0)
-    fresh = into.with_name(f".{into.name}.converting")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=into.parent))
     try:
-        _fill(fresh, cache, listing, pickles)
-        shutil.rmtree(into, ignore_errors=True)
-        fresh.rename(into)
+        with (place / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it with this process
+            whole = place / "model"
+            whole.mkdir()
+            _fill(whole, cache, listing, pickles)
+            shutil.rmtree(into, ignore_errors=True)
+            whole.rename(into)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(cache.folder)
 
 

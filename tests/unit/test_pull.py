@@ -24,7 +24,7 @@ from app.settings import Settings
 from app.store import Detail, Store
 from inference.process import Process, spawn
 from tasks import child, pull
-from tasks.pull import Desk
+from tasks.desk import Desk
 from tasks.standing import ALMOST, Standing
 from tests.hub import FakeHub, safetensors
 from tests.stack import eventually
@@ -94,6 +94,7 @@ class Yard:
             catalog=Catalog(database),
             bus=self.bus,
             loads=FakeLoads(),
+            dispatcher=SimpleNamespace(close_streams=lambda outcomes: None),
             settings=None,
         )
         self.desk = self.new_desk()
