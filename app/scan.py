@@ -16,11 +16,12 @@ import structlog
 
 from app import disk
 from app.catalog import Catalog
-from app.errors import BadModelError
+from app.errors import BadModelError, InvalidRequestError
 from app.examine import facts_of
 from app.found import Found, listed
 from app.jobs import Kind
 from app.models import Model, Standing
+from app.names import check_name
 from app.settings import Settings
 from app.store import Store
 from app.stores import everything
@@ -123,8 +124,9 @@ class Scan:
     def _consider(self, found: Found) -> None:
         stamp = _stamp(found.path)
         try:
+            check_name(found.name)
             facts = self._read(found.path)
-        except BadModelError as error:
+        except (BadModelError, InvalidRequestError) as error:
             self._skip(found, error.message)
             return
         if facts["task"] is None:

@@ -1,7 +1,5 @@
 """Scans from outside: how one is asked for, and what the last one said."""
 
-import time
-
 import msgspec
 import redis
 from celery import Celery
@@ -41,10 +39,6 @@ class Scans:
         """Keeps a report. Raises UnavailableError."""
         with available():
             self._redis.set(_KEY, _encode(report), ex=KEPT)
-
-    def begin(self) -> None:
-        """Keeps that one runs. Raises UnavailableError."""
-        self.tell(Report("running", time.time()))
 
     def last(self) -> Report | None:
         """The report of the one that runs, or ran last. Raises UnavailableError."""

@@ -46,16 +46,19 @@ class Scanner:
 
     def _scan(self, unhide: bool) -> None:
         kernel, began = self._kernel, time.time()
+        self._tell(Report("running", began))
         try:
-            kernel.scans.begin()
             report = Scan(kernel.settings, kernel.catalog, kernel.store).run(unhide=unhide)
         except (TokenyardError, OSError) as error:
             log.exception("scan_failed", reason=str(error))
             report = Report("failed", began, time.time())
+        self._tell(report)
+
+    def _tell(self, report: Report) -> None:
         try:
-            kernel.scans.tell(report)
+            self._kernel.scans.tell(report)
         except UnavailableError:
-            log.warning("scan_not_told")  # its rows are in the database
+            log.warning("scan_not_told")  # what it finds is in the database all the same
 
 
 class _Keeper:

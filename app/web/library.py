@@ -179,7 +179,8 @@ def _suggestion(entry: Suggestion, memory: int, here_now: set[str]) -> dict[str,
         "name": entry.name,
         "also": list(entry.also),
         "parameters": entry.parameters,
-        "downloaded": [target for target in entry.targets if target in here_now],
+        # Under the hub's name, or under the one that Ollama gave it.
+        "downloaded": [name for name in (*entry.targets, entry.name, *entry.also) if name in here_now],
         "gguf": {"model": entry.gguf, "size_bytes": entry.gguf_bytes, **verdict(entry.gguf_bytes, memory)},
         "safetensors": {
             "model": entry.safetensors,

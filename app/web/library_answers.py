@@ -101,7 +101,7 @@ class Suggested(Answer):
     name: str
     also: list[str]
     parameters: int
-    downloaded: list[str] = Field(description="The forms that are here already.")
+    downloaded: list[str] = Field(description="What of it is here already, by its own name.")
     gguf: SuggestedForm
     safetensors: SuggestedForm
 

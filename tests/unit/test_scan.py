@@ -192,6 +192,12 @@ def test_a_name_that_another_model_has_is_not_taken(scan: Run, catalog: Catalog,
     assert catalog.get("tuned").path == str(mine)
 
 
+def test_a_name_that_could_not_be_addressed_is_left_out(scan: Run, tmp_path: Path, catalog: Catalog) -> None:
+    write_folder(tmp_path / "extra" / "m" / "load")
+    assert ["is reserved" in skipped.reason for skipped in scan().skipped] == [True]
+    assert catalog.rows() == []
+
+
 def test_a_model_is_not_listed_twice(scan: Run, settings: Settings, catalog: Catalog) -> None:
     place = snapshot(settings, "o/n")
     catalog.add("short", place, format="safetensors", size_bytes=1, source="pull")

@@ -52,7 +52,9 @@ def test_an_unknown_model_is_not_found(client: FlaskClient) -> None:
 
 def test_suggestions_say_what_fits_and_what_is_here(client: FlaskClient, kernel: Kernel) -> None:
     kernel.catalog.add("microsoft/phi-4", Path("/m"), format="safetensors", size_bytes=1, source="pull")
+    kernel.catalog.add("llama3.2:3b", Path("/m"), format="gguf", size_bytes=1, source="ollama")
     models = {entry["name"]: entry for entry in client.get("/models/suggested").get_json()["models"]}
+    assert models["llama3.2"]["downloaded"] == ["llama3.2:3b"]
     assert len({name.partition(":")[0] for name in models}) >= 20
     assert models["smollm2:135m"]["gguf"]["fits"] is True
     assert models["phi4"]["downloaded"] == ["microsoft/phi-4"]
@@ -173,7 +175,7 @@ def test_a_scan_is_the_keepers_and_its_report_is_shown(client: FlaskClient, kern
     assert client.post("/models/scan?unhide=true").get_json() == {"status": "accepted"}
     assert client.post("/models/scan").status_code == 202
     assert kernel.bus.queue_length(MAINTENANCE_QUEUE) == 2
-    kernel.scans.begin()
+    kernel.scans.tell(Report("running", 1.0))
     assert client.get("/models/scan").get_json()["state"] == "running"
     kernel.scans.tell(Report("done", 1.0, 2.0, found=["a"], skipped=[Skipped("/x", "no weights")]))
     shown = client.get("/models/scan").get_json()
