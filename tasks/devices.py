@@ -28,8 +28,6 @@ def pin(device: Device) -> None:
     """
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid
-    # Segments that grow leave fewer holes than blocks of fixed size; what an operator has set stays.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def hold_device(device: Device, settings: Settings) -> IO[str]:

@@ -22,7 +22,7 @@ class Up:
         self.folder = folder
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         env = {k: v for k, v in os.environ.items() if k not in {"REDIS_URL", "DATABASE_URL", "API_KEY", MARK}}
-        own = {"PORT": str(port), "DATA_DIR": str(folder), **starters}
+        own = {"PORT": str(port), "DATA_DIR": str(folder), "DEVICES": "cpu.0,cpu.1", **starters}
         self.env = env | stores(folder) | own
         self.log = folder / "up.txt"
         self.process = self.run("up")
@@ -65,6 +65,9 @@ def test_up_answers_restarts_what_dies_and_leaves_nothing_behind(up: Up) -> None
     assert "The capital of France is Paris." in said
     assert "tokens/s" in said
     assert f"curl -N {up.url}/chat" in said
+    assert "Devices: cpu.0 (CPU), cpu.1 (CPU)" in said
+    workers = httpx.get(f"{up.url}/workers").json()["workers"]
+    assert {worker["device"] for worker in workers} == {"cpu.0", "cpu.1"}
 
     if "STARTER_BF16" in up.env:
         eventually(lambda: "smollm2-bf16 is ready" in up.said())

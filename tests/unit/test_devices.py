@@ -104,13 +104,12 @@ def test_devices_that_cannot_be_had_are_refused(nvml: Any, names: tuple[str, ...
         devices.plan(names)
 
 
-def test_pinning_shows_one_device_and_keeps_what_an_operator_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.setenv(name, "mine")
+def test_pinning_shows_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "another's")
 
     pinning.pin(Device("gpu.0", "NVIDIA A", "GPU-aaaa"))
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"]) == ("GPU-aaaa", "PCI_BUS_ID")
-    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "mine"
 
     pinning.pin(Device("cpu.0"))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
