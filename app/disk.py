@@ -81,20 +81,23 @@ def files_of(model: Model) -> list[Path]:
 
 
 def delete_files(model: Model, others: Iterable[Model], settings: Settings) -> bool:
-    """Deletes what is ours of a model's files and no other model's; tells whether that was anything."""
+    """Deletes what is ours of a model's files and no other model's; tells whether that was anything. Raises OSError."""
     others = [other for other in others if other.path and other.name != model.name]
-    kept = {Path(other.path) for other in others}
-    deleted = _delete_own(Path(model.path), kept, settings.models_dir) if model.path else False
+    deleted = _delete_own(model, others, settings.models_dir) if model.path else False
     return _delete_fetched(model, others, settings.hub_cache) or deleted
 
 
-def _delete_own(path: Path, kept: set[Path], root: Path) -> bool:
-    path = Path(os.path.abspath(path))  # as it is written: a link that leads here stays somebody else's
+def _delete_own(model: Model, others: Iterable[Model], root: Path) -> bool:
+    path = Path(os.path.abspath(model.path))  # as it is written: a link that leads here stays somebody else's
     if root not in path.parents:
         return False
-    whole = root / path.relative_to(root).parts[0]
-    shared = any(whole == other or whole in other.parents for other in kept)
-    _delete(path if shared else whole)
+    kept = {file for other in others for file in (Path(other.path), *files_of(other))}
+    whole = model.format == "safetensors" and not any(path == other or path in other.parents for other in kept)
+    for target in [path] if whole else [file for file in files_of(model) if file not in kept]:
+        _delete(target)
+    for folder in path.parents[: len(path.parts) - len(root.parts) - 1]:
+        with contextlib.suppress(OSError):  # not empty: it is another model's too
+            folder.rmdir()
     return True
 
 

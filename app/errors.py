@@ -10,6 +10,7 @@ TokenyardError
 │   └── SessionNotFoundError session_not_found
 ├── ModelNotDownloadedError model_not_downloaded
 ├── ModelInUseError         model_in_use
+├── NotDeletedError         not_deleted
 ├── AliasTakenError         alias_taken
 ├── ModelExistsError        model_exists
 ├── BadModelError           damaged_model | not_a_model | unreadable | disk_full
@@ -114,6 +115,19 @@ class ModelInUseError(TokenyardError):
     def __init__(self, name: str, jobs: int) -> None:
         super().__init__(
             f"Model '{name}' is in use: {jobs} open jobs. Wait for them or cancel them, or remove it with ?force=true.",
+            param="model",
+        )
+
+
+class NotDeletedError(TokenyardError):
+    """Files of a model that was removed are still there."""
+
+    code = "not_deleted"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"Model '{name}' is off the list, and some of its files could not be deleted: {reason}. Remove it again "
+            "once that is mended; the keeper tries too, when it starts.",
             param="model",
         )
 

@@ -1,6 +1,6 @@
 """Imports: a model that lies on this machine becomes one of the catalogue, where it is or as a copy of ours.
 
-In three steps, because the web process runs each where it may wait: `locate` and `examine`, `copy`, `register`.
+In steps, because the web process runs each where it may wait: `locate`, `examine.facts_of`, `copied`, `register`.
 """
 
 import errno
@@ -32,7 +32,7 @@ def import_model(
     copy: bool = False,
     source: str = "import",
 ) -> str:
-    """All three steps, for the command line, where whoever asks may read whatever the path leads to. Returns the name.
+    """All steps, for the command line, where whoever asks may read whatever the path leads to. Returns the name.
 
     Raises BadModelError, InvalidRequestError, ModelExistsError.
     """
@@ -101,6 +101,7 @@ def copied(settings: Settings, name: str, path: Path, facts: dict[str, Any]) -> 
             if target.exists():
                 shutil.rmtree(target)  # it has no row, or one whose files are gone
             whole.rename(target)
+            _sync(settings.models_dir)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise BadModelError("disk_full", f"There is no room for a copy of {facts['size_bytes']} bytes.") from None
@@ -111,6 +112,16 @@ def copied(settings: Settings, name: str, path: Path, facts: dict[str, Any]) -> 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    """What the database will say is here must be here after a power cut too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def register(catalog: Catalog, name: str, path: Path, facts: dict[str, Any], *, source: str = "import") -> Model:

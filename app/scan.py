@@ -80,7 +80,11 @@ class Scan:
         if unhide:
             self._catalog.unhide()
         for model in self._catalog.rows():
-            self._reconcile(model)
+            try:
+                self._reconcile(model)
+            except OSError as error:
+                log.warning("not_reconciled", model=model.name, reason=str(error))
+                self._skipped.append(Skipped(model.path, f"Its files cannot be deleted: {error.strerror}."))
         disk.sweep(self._settings.models_dir)
         self._look(everything(self._settings), deadline)
         log.info("scanned", skipped=len(self._skipped), **Counter({k: len(v) for k, v in self._changes.items()}))

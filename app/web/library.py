@@ -10,7 +10,7 @@ from pydantic import Field
 
 from app import imports
 from app.disk import delete_files, is_here
-from app.errors import Failure, InvalidRequestError, NotFoundError, UnavailableError
+from app.errors import Failure, InvalidRequestError, NotDeletedError, NotFoundError, UnavailableError
 from app.examine import facts_of
 from app.fit import verdict
 from app.jobs import State
@@ -111,7 +111,10 @@ def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
         _end_jobs(kernel, model.name)
     _unload(kernel, model.name, force=query.force)
     # From here on a crash loses nothing: the keeper goes on with what it finds half removed.
-    deleted = offload(delete_files, model, kernel.catalog.rows(), kernel.settings)
+    try:
+        deleted = offload(delete_files, model, kernel.catalog.rows(), kernel.settings)
+    except OSError as error:
+        raise NotDeletedError(model.name, error.strerror or "the disk refuses") from error
     kernel.catalog.end_removal(model.name, hide=offload(is_here, model))
     return jsonify({"status": "removed", "model": model.name, "files_deleted": deleted})
 
@@ -147,8 +150,9 @@ def _show(kernel: Kernel, model: Model) -> Response:
 def _end_jobs(kernel: Kernel, name: str) -> None:
     failure = Failure("model_removed", f"Model '{name}' was removed.")
     kernel.dispatcher.close_streams(kernel.store.fail_waiting(name, failure))
-    for detail in kernel.store.page(model=name, status=State.RUNNING, limit=1000):
-        kernel.dispatcher.end(detail.job.id, State.CANCELLED)
+    for status in (State.QUEUED, State.RUNNING):  # the queued ones that are left are pulls
+        for detail in kernel.store.page(model=name, status=status, limit=1000):
+            kernel.dispatcher.end(detail.job.id, State.CANCELLED)
 
 
 def _unload(kernel: Kernel, name: str, *, force: bool) -> None:

@@ -46,6 +46,27 @@ def test_two_models_in_one_folder_do_not_take_each_other_along(settings: Setting
     assert not one.parent.exists()
 
 
+def test_what_somebody_put_beside_a_model_stays(settings: Settings) -> None:
+    folder = write_folder(settings.models_dir / "lib" / "a")
+    beside = write_folder(settings.models_dir / "lib" / "b")
+    file = write_gguf(settings.models_dir / "loose" / "m.gguf")
+    notes = file.with_name("notes.txt")
+    notes.write_text("mine")
+    assert delete_files(row("a", folder), [], settings)
+    assert delete_files(row("m", file), [], settings)
+    assert (folder.exists(), beside.exists(), file.exists(), notes.exists()) == (False, True, False, True)
+
+
+def test_a_model_within_the_folder_of_another_stays(settings: Settings) -> None:
+    outer = write_folder(settings.models_dir / "m")
+    inner = write_gguf(outer / "gguf" / "m.gguf")
+    rows = [row("m", outer), row("g", inner)]
+    rows[0].facts["files"] = [{"name": "config.json"}, {"name": "model.safetensors"}, {"name": "gguf/m.gguf"}]
+    assert delete_files(rows[0], rows, settings)
+    assert [path.name for path in outer.iterdir()] == ["gguf"]
+    assert inner.exists()
+
+
 def test_what_lies_elsewhere_stays(settings: Settings, tmp_path: Path) -> None:
     own = write_folder(tmp_path / "mine")
     link = settings.models_dir / "link"

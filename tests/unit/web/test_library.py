@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 
 from app.jobs import MAINTENANCE_QUEUE, State
 from app.kernel import Kernel
-from app.scan import Report, Skipped
+from app.scan import Report, Scan, Skipped
 from tests.modelfiles import write_folder
 
 from .conftest import Worker, submitted
@@ -119,6 +119,24 @@ def test_a_model_at_work_is_removed_by_force_alone(client: FlaskClient, kernel: 
     row = kernel.store.get(queued.id).job
     assert (row.status, row.error_code) == (State.FAILED, "model_removed")
     assert not folder.exists()
+
+
+def test_files_that_cannot_be_deleted_are_told_and_tried_again(
+    client: FlaskClient, kernel: Kernel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.disk.shutil.rmtree", refuse)
+        answer = client.delete("/models/o/n:x")
+        assert (answer.status_code, answer.get_json()["error"]["code"]) == (500, "not_deleted")
+        assert "Permission denied" in answer.get_json()["detail"]
+        report = Scan(kernel.settings.model_copy(update={"scan_models": False}), kernel.catalog, kernel.store).run()
+        assert ["cannot be deleted" in skipped.reason for skipped in report.skipped] == [True]
+    assert client.get("/models/o/n:x").get_json()["state"] == "removing"
+    assert client.delete("/models/o/n:x").get_json()["files_deleted"] is True
+    assert client.get("/models/o/n:x").status_code == 404
 
 
 def test_force_cancels_what_runs(client: FlaskClient, kernel: Kernel, worker: Worker, folder: Path) -> None:
