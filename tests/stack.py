@@ -128,10 +128,12 @@ class Stack:
     def start(self, *names: str) -> None:
         """Starts processes by their names in the Procfile; a device's name (`cpu.1`) is a worker on it."""
         for name in names:
-            is_device = name.startswith(("cpu.", "gpu."))
-            command = ["/bin/sh", "-c", f"exec {self.command('worker' if is_device else name)}"]
-            env = self.env | {"DEVICE": name} if is_device else self.env
-            self.processes[name] = launch(command, env, self.folder / f"{name}.log")
+            command = ["/bin/sh", "-c", f"exec {self.command('worker' if _is_device(name) else name)}"]
+            self.processes[name] = launch(command, self.env_of(name), self.folder / f"{name}.log")
+
+    def env_of(self, name: str) -> dict[str, str]:
+        """What a process finds in its environment."""
+        return self.env | {"DEVICE": name} if _is_device(name) else self.env
 
     def ready(self) -> None:
         """Waits until jobs can run. From then on, every answer must be as /openapi.json describes it."""
@@ -177,6 +179,10 @@ class Stack:
         self.http.close()
         for process in reversed(self.processes.values()):
             end(process)
+
+
+def _is_device(name: str) -> bool:
+    return name.startswith(("cpu.", "gpu."))
 
 
 def sse(response: httpx.Response) -> Iterator[dict[str, Any]]:

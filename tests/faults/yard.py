@@ -1,0 +1,207 @@
+"""A stack that is made to be broken: its parts are started again as supervisord would, and its network can be cut."""
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+import sqlalchemy as sa
+
+from app.database import Database
+from tests.faults.proxy import Proxy
+from tests.stack import BIN, Stack, end, eventually, free_port, launch
+
+#: Times of the product, in seconds, short enough for tests and long enough for a machine that is busy with others.
+TIMES = {
+    "RENEW_SECONDS": "1",
+    "LEASE_SECONDS": "6",
+    "SWEEP_SECONDS": "1",
+    "RESEND_SECONDS": "3",
+    "STREAM_TTL_SECONDS": "30",
+}
+#: Two workers hold the scripted model, so that either has a warm peer.
+WORKERS = ("cpu.0", "cpu.1")
+PARTS = ("web", *WORKERS, "puller", "keeper", "beat")
+SLOTS = 8
+#: Seconds before what died is started again.
+RESTART = 0.3
+
+
+class Broker:
+    """The embedded broker, which a test may kill, freeze, and rob of its memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._env = os.environ | {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "DATA_DIR": str(folder),
+            "BROKER_PORT": str(self.port),
+        }
+        self.start()
+
+    def start(self) -> None:
+        """As it was when it ended: its file is where it left it."""
+        self.process = launch([str(BIN / "tokenyard"), "broker"], self._env, self._folder / "broker.log")
+        eventually(self._answers, what="the broker")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def forget(self) -> None:
+        """Loses its file; only while it is dead."""
+        shutil.rmtree(self._folder / "broker")
+
+    def stop(self) -> None:
+        """Ends it, at the end of the tests."""
+        self.process.send_signal(signal.SIGCONT)
+        end(self.process)
+
+    def client(self) -> "redis.Redis":
+        """A connection of the test's own."""
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError), self.client() as client:
+            return bool(client.ping())
+        return False
+
+
+class Yard(Stack):
+    """A stack of two workers, each part of which has a way of its own to the broker."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.broker = Broker(folder)
+        self.roads = {name: Proxy(self.broker.port) for name in PARTS}
+        extra = {"WORKER_SLOTS": str(SLOTS), **TIMES, **settings}
+        super().__init__(folder, self.broker.url, **extra)
+        self.settings: dict[str, dict[str, str]] = {}
+        self.held: set[str] = set()
+        self._closing = threading.Event()
+        for verb in ("migrate", "starter"):
+            self.run(verb)
+        self.database = Database(f"sqlite:///{folder / 'jobs.db'}")
+        self._watch_states()
+        try:
+            self.start(*PARTS)
+            threading.Thread(target=self._supervise, name="supervise", daemon=True).start()
+            self.ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def env_of(self, name: str) -> dict[str, str]:
+        """Each has its own road to the broker, and settings of its own where a test gave it some."""
+        road = {"REDIS_URL": f"redis://127.0.0.1:{self.roads[name].port}/0"}
+        return super().env_of(name) | road | self.settings.get(name, {})
+
+    def ready(self, seconds: float = 60.0) -> None:
+        """Every worker shows itself, with the scripted model in its memory."""
+        super().ready()
+        eventually(self.is_whole, seconds=seconds, what="both workers, warm")
+
+    def is_whole(self) -> bool:
+        """Whether both workers are there and warm. One that is cold is asked to load; a dead one has only its card."""
+        pids = {process.pid for process in self.processes.copy().values()}
+        workers = [worker for worker in self.http.get("/health").json()["workers"] if worker["pid"] in pids]
+        cold = [w for w in workers if not any(held["model"] == "scripted" for held in w["models"])]
+        for worker in cold:
+            if not worker["loading"]:
+                self.http.post("/models/scripted/load", json={"worker": worker["node"]})
+        ready = self.http.get("/health/ready").status_code == 200
+        return ready and not cold and {worker["device"] for worker in workers} == set(WORKERS)
+
+    def _supervise(self) -> None:
+        while not self._closing.wait(0.05):
+            for name in [*PARTS]:
+                process = self.processes.get(name)
+                if name in self.held or (process is not None and process.poll() is None):
+                    continue
+                self._closing.wait(RESTART)
+                if not self._closing.is_set() and name not in self.held:
+                    self.start(name)
+
+    @contextmanager
+    def holding(self, *names: str) -> Iterator[None]:
+        """Parts that die within the block stay dead until its end."""
+        self.held |= set(names)
+        try:
+            yield
+        finally:
+            self.held -= set(names)
+
+    def signal(self, name: str, number: int) -> None:
+        """A signal to a part, and to nobody else."""
+        self.processes[name].send_signal(number)
+
+    @contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """SIGSTOP: a process, gunicorn's children included, that is there and does nothing."""
+        family = self.family(name) if name == "web" else [psutil.Process(self.processes[name].pid)]
+        for process in family:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def engines(self, name: str) -> list[psutil.Process]:
+        """The engine children of a worker, without their guards."""
+        return [p for p in self.family(name)[1:] if "inference.host" in p.cmdline()[:4]]
+
+    def owner(self, job_id: str) -> str:
+        """The worker that runs a job, once one does."""
+        job = eventually(
+            lambda: found if (found := self.job(job_id))["status"] == "running" else None, what=f"{job_id} to run"
+        )
+        return str(job["worker"]).partition("@")[0]
+
+    @contextmanager
+    def database_locked(self) -> Iterator[None]:
+        """Somebody writes, and does not come to an end."""
+        with self.database.engine.execution_options(begin="IMMEDIATE").connect() as connection:
+            transaction = connection.begin()
+            try:
+                yield
+            finally:
+                transaction.rollback()
+
+    def rows(self, statement: str, **values: Any) -> list[Any]:
+        """What the database says itself."""
+        with self.database.read() as session:
+            return list(session.execute(sa.text(statement), values))
+
+    def _watch_states(self) -> None:
+        """G2, kept by the database: whatever changes a terminal state is noted for ever."""
+        terminal = "('succeeded', 'failed', 'cancelled', 'timed_out')"
+        with self.database.write() as session:
+            session.execute(sa.text("CREATE TABLE IF NOT EXISTS fault_changes (job TEXT, was TEXT, became TEXT)"))
+            session.execute(
+                sa.text(
+                    "CREATE TRIGGER IF NOT EXISTS fault_watch AFTER UPDATE ON jobs "
+                    f"WHEN OLD.status IN {terminal} "
+                    "AND (NEW.status IS NOT OLD.status OR NEW.attempt IS NOT OLD.attempt) "
+                    "BEGIN INSERT INTO fault_changes VALUES (OLD.id, OLD.status, NEW.status); END"
+                )
+            )
+
+    def close(self) -> None:
+        """Ends everything."""
+        self._closing.set()
+        super().close()
+        for road in self.roads.values():
+            road.close()
+        self.broker.stop()
+        self.database.close()
