@@ -47,10 +47,11 @@ def list_jobs(query: JobsQuery) -> Response:
     since = query.since
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
-    page = here().kernel.store.page(
+    kernel = here().kernel
+    page = kernel.store.page(
         status=query.status,
         kind=query.kind,
-        model=query.model,
+        model=None if query.model is None else kernel.catalog.resolve(query.model),
         group=query.group,
         since=None if since is None else since.timestamp(),
         before=query.before,

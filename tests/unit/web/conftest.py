@@ -156,7 +156,9 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 def settings_of(folder: Path, url: str, **fields: object) -> Settings:
-    return Settings(_env_file=None, data_dir=folder, redis_url=url, enable_scripted_engine=True, **fields)
+    """The hub's cache is the test's own, and not that of whoever runs it."""
+    given = {"data_dir": folder, "redis_url": url, "hf_home": folder / "hf", "enable_scripted_engine": True, **fields}
+    return Settings(_env_file=None, **given)
 
 
 def kernel_of(settings: Settings) -> Kernel:

@@ -93,6 +93,7 @@ def test_a_chat_names_its_model_by_an_alias(client: FlaskClient, worker: Worker)
     body = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
     assert client.post("/jobs", json=body).get_json()["model"] == "scripted"
     assert worker.kernel.store.waiting_models() == ["scripted"]
+    assert len(client.get("/jobs?model=fast").get_json()["jobs"]) == 1
 
 
 def test_a_pull_names_its_model_by_a_short_name(client: FlaskClient, kernel: Kernel) -> None:
