@@ -67,6 +67,13 @@ class Entry(NamedTuple):
     event: Stored
 
 
+class Heard(NamedTuple):
+    """A message of a channel."""
+
+    channel: str
+    data: bytes
+
+
 class Bus:
     """Appends, publishes and replays events."""
 
@@ -156,7 +163,23 @@ class Bus:
         with available():
             self.redis.publish(ENDS, f"{job_id} {state}")
 
-    def listen(self, *patterns: str) -> Iterator[bytes | None]:
+    def ask_followed(self, job_id: str) -> None:
+        """Asks every process whether somebody follows a job there; `is_followed` tells a moment later."""
+        with available():
+            self.redis.delete(_followed(job_id))
+            self.redis.publish(ASKS, job_id)
+
+    def say_followed(self, job_id: str) -> None:
+        """Answers that somebody does."""
+        with available():
+            self.redis.set(_followed(job_id), b"1", ex=60)
+
+    def is_followed(self, job_id: str) -> bool:
+        """Whether a process said so since it was asked."""
+        with available():
+            return bool(self.redis.exists(_followed(job_id)))
+
+    def listen(self, *patterns: str) -> Iterator[Heard | None]:
         """Messages of the channels that match, for ever; None each second without one, and at each (re)connection.
 
         A reader that sees the first None after a break may have missed messages. Raises UnavailableError on a break.
@@ -165,7 +188,7 @@ class Bus:
             subscription.psubscribe(*patterns)
             while True:
                 message = subscription.get_message(timeout=1.0)
-                yield message["data"] if message else None
+                yield Heard(message["channel"].decode(), message["data"]) if message else None
 
 
 def channel(node: str) -> str:
@@ -186,6 +209,10 @@ def _fence(job_id: str) -> str:
 
 def _stream(job_id: str) -> str:
     return f"{PREFIX}stream:{job_id}"
+
+
+def _followed(job_id: str) -> str:
+    return f"{PREFIX}followed:{job_id}"
 
 
 def contiguous(stored: Iterable[Stored], after: int) -> Iterator[Stored]:

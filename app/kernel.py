@@ -13,6 +13,7 @@ from app.clock import Clock
 from app.cooldown import Cooldowns
 from app.database import Database
 from app.dispatch import Dispatcher
+from app.estimates import Estimates
 from app.files import Files
 from app.lives import Lives
 from app.loads import Loads
@@ -43,6 +44,7 @@ class Kernel:
     loads: Loads
     orders: Orders
     dispatcher: Dispatcher
+    estimates: Estimates
     scans: Scans
 
     def close(self) -> None:
@@ -78,6 +80,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         loads=loads,
         orders=Orders(registry, loads),
         dispatcher=Dispatcher(store, bus, registry, loads, celery),
+        estimates=Estimates(store, registry),
         scans=Scans(client, celery),
     )
 

@@ -105,7 +105,7 @@ class Lease:
                     if self._stopped.is_set():
                         return
                     if message is not None:
-                        job_id, _, state = message.decode().partition(" ")
+                        job_id, _, state = message.data.decode().partition(" ")
                         self._ask_end(job_id, state)
             except (redis.RedisError, UnavailableError):
                 self._stopped.wait(1.0)

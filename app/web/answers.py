@@ -175,6 +175,10 @@ class Generation(Counts):
     error: JobError | None
     traceback: str | None = None
     choices: list[Choice] = []
+    position: int = Field(1, description="Its place in the queue, while it waits; 10000 stands for all beyond.")
+    estimated_wait_seconds: float | None = Field(
+        None, description="Until its turn, by how long the latest answers took; null where nothing tells."
+    )
 
 
 class PullJob(Answer):

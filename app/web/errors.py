@@ -38,13 +38,16 @@ STATUSES = {
     "session_not_found": 404,
     "method_not_allowed": 405,
     "timed_out": 408,
+    "slow_consumer": 408,
     "cancelled": 409,
+    "idempotency_conflict": 409,
     "model_in_use": 409,
     "alias_taken": 409,
     "load_cancelled": 409,
     "model_exists": 409,
     "too_large": 413,
     "unsupported_media_type": 415,
+    "queue_full": 429,
     "model_cooldown": 429,
     "disk_full": 507,
     "no_worker": 503,
@@ -97,13 +100,44 @@ def _native(fault: Fault) -> tuple[dict[str, Any], int]:
     return body, fault.status
 
 
+#: An exception in the words of the dialect that was spoken to.
+Words = Callable[[Exception], dict[str, Any]]
+
+
+def worded() -> Words:
+    """For a response that has begun: how to tell of a failure to whoever asked."""
+    shape, ident = _shape(), request_id()
+
+    def words(error: Exception) -> dict[str, Any]:
+        if not isinstance(error, TokenyardError):
+            log.error("stream_failed", request_id=ident, error=type(error).__name__, exc_info=error)
+            error = InternalError(ident)
+        if shape is _native:
+            return {"error": payload(error.code, error.message, error.param, request=ident), "done": True}
+        return shape(Fault(error.code, error.message, error.param, STATUSES.get(error.code, 500)))[0]
+
+    return words
+
+
+class InternalError(TokenyardError):
+    """A fault of the server's own, of which a client learns where operators find it."""
+
+    code = "internal"
+
+    def __init__(self, request: str) -> None:
+        super().__init__(f"Something went wrong here. The log has it under {request}.")
+
+
+def _shape() -> Shape:
+    shapes: dict[str, Shape] = current_app.extensions[SHAPES]
+    return next((shape for prefix, shape in shapes.items() if request.path.startswith(prefix)), _native)
+
+
 def respond(
     code: str, message: str, param: str | None = None, *, status: int | None = None, retry_after: int | None = None
 ) -> Response:
     """An error as a whole response, in the words of the dialect that was spoken to."""
-    shapes: dict[str, Shape] = current_app.extensions[SHAPES]
-    shape = next((shape for prefix, shape in shapes.items() if request.path.startswith(prefix)), _native)
-    body, status = shape(Fault(code, message, param, status or STATUSES.get(code, 500)))
+    body, status = _shape()(Fault(code, message, param, status or STATUSES.get(code, 500)))
     response = jsonify(body)
     response.status_code = status
     if retry_after is not None or response.status_code == 503:

@@ -1,25 +1,28 @@
 """The hub: one subscription of this process to all events, handed on to whoever follows a job.
 
 It never waits for a reader. A follower that is too slow, or that may have missed something because the subscription
-broke, is marked `lost`; it replays from the stored stream.
+broke, is marked `lost`; it replays from the stored stream. One that takes nothing at all is cut off.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from app import events
-from app.bus import EVENTS, Bus
+from app.bus import ASKS, EVENTS, Bus, Heard
 from app.errors import UnavailableError
-from app.events import BadEventError, Event
+from app.events import BadEventError, Event, Progress
 
 log = structlog.get_logger(__name__)
 
 #: Events that wait for one reader. Beyond it, a replay is cheaper than memory.
-BACKLOG = 1000
+BACKLOG = 256
+#: Seconds that a reader may take for one event; then its connection is cut, as it is gone or as good as.
+STALL = 30.0
 #: Seconds between attempts to subscribe: the first, and the longest.
 BACK_OFF = (0.1, 2.0)
 
@@ -27,36 +30,53 @@ BACK_OFF = (0.1, 2.0)
 class Follower:
     """One reader's queue of one job's live events."""
 
-    def __init__(self, backlog: int = BACKLOG) -> None:
+    def __init__(self, backlog: int = BACKLOG, cut: Callable[[], None] = lambda: None) -> None:
         self._queue: queue.Queue[Event | None] = queue.Queue(backlog)
         self._lost = False
+        self._cut = cut
+        #: Since when its reader is at one event, by time.monotonic(); None while it waits for us.
+        self.busy_since: float | None = None
 
     def give(self, event: Event) -> None:
-        """Hands over an event, or notes that it was missed."""
+        """Hands over an event, or notes that it was missed: then there is nothing to keep for the reader."""
+        if self._lost and not isinstance(event, Progress):
+            return
         try:
             self._queue.put_nowait(event)
         except queue.Full:
-            self._lost = True
+            self.lose()
 
     def lose(self) -> None:
-        """Notes that events may have been missed, and wakes the reader."""
+        """Notes that events may have been missed, lets go of those that wait, and wakes the reader."""
         self._lost = True
-        try:
-            self._queue.put_nowait(None)
-        except queue.Full:
-            return  # it has enough to wake up for
+        self._drain()
+        self._queue.put_nowait(None)
 
-    def take(self, timeout: float) -> Event | None:
-        """The next event; None when there was none in time, or to look at `recover`."""
+    def take(self, timeout: float) -> list[Event]:
+        """All events that are here, or the next one. Empty: there was none in time, or it is time to `recover`."""
         try:
-            return self._queue.get(timeout=max(0.0, timeout))
+            first = self._queue.get(timeout=max(0.0, timeout))
         except queue.Empty:
-            return None
+            return []
+        return [event for event in (first, *self._drain()) if event is not None]
 
     def recover(self) -> bool:
         """Whether something may have been missed since the last call. The caller replays then."""
         lost, self._lost = self._lost, False
         return lost
+
+    def check(self, now: float) -> None:
+        """Cuts a connection that takes nothing; what waits to send on it wakes then."""
+        if self.busy_since is not None and now - self.busy_since > STALL:
+            self.busy_since = None
+            self._cut()
+
+    def _drain(self) -> list[Event | None]:
+        found = []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._queue.get_nowait())
+        return found
 
 
 class Hub:
@@ -70,9 +90,11 @@ class Hub:
         self._closing = threading.Event()
 
     @contextmanager
-    def following(self, job_id: str, backlog: int = BACKLOG) -> Iterator[Follower]:
-        """A follower of one job, for as long as the block lasts."""
-        follower = Follower(backlog)
+    def following(
+        self, job_id: str, backlog: int = BACKLOG, cut: Callable[[], None] = lambda: None
+    ) -> Iterator[Follower]:
+        """A follower of one job, for as long as the block lasts. `cut` ends the connection of a reader that hangs."""
+        follower = Follower(backlog, cut)
         with self._lock:
             self._followers[job_id] = (*self._followers.get(job_id, ()), follower)
             self._start()
@@ -86,6 +108,10 @@ class Hub:
         """How many readers there are."""
         with self._lock:
             return sum(len(some) for some in self._followers.values())
+
+    def is_followed(self, job_id: str) -> bool:
+        """Whether anybody follows a job here."""
+        return job_id in self._followers
 
     def close(self) -> None:
         """Ends the subscription."""
@@ -115,22 +141,30 @@ class Hub:
                         self._hand_on(message)
             except UnavailableError as error:
                 log.warning("hub_unsubscribed", reason=str(error), retry_in=wait)
+                self._check_all()
                 self._closing.wait(wait)
                 wait = min(wait * 2, longest)
 
-    def _subscribed(self) -> Iterator[bytes | None]:
+    def _subscribed(self) -> Iterator[Heard | None]:
         fresh = True
-        for message in self._bus.listen(EVENTS):
+        checked = time.monotonic()
+        for message in self._bus.listen(EVENTS, ASKS):
             if self._closing.is_set():
                 return
             if fresh:  # what was published while nobody listened is in the streams
                 self._lose_all()
                 fresh = False
+            if time.monotonic() - checked > 1.0:
+                checked = time.monotonic()
+                self._check_all()
             yield message
 
-    def _hand_on(self, message: bytes) -> None:
+    def _hand_on(self, message: Heard) -> None:
+        if message.channel == ASKS:
+            self._tell_followed(message.data.decode("ascii", "replace"))
+            return
         try:
-            for job_id, body in events.frames(message):
+            for job_id, body in events.frames(message.data):
                 followers = self._followers.get(job_id)
                 if followers:
                     event = events.decode(body)
@@ -139,8 +173,19 @@ class Hub:
         except BadEventError as error:
             log.warning("bad_event", reason=str(error))
 
+    def _tell_followed(self, job_id: str) -> None:
+        if self.is_followed(job_id):
+            self._bus.say_followed(job_id)
+
+    def _check_all(self) -> None:
+        now = time.monotonic()
+        for follower in self._all():
+            follower.check(now)
+
     def _lose_all(self) -> None:
-        with self._lock:
-            followers = [follower for some in self._followers.values() for follower in some]
-        for follower in followers:
+        for follower in self._all():
             follower.lose()
+
+    def _all(self) -> list[Follower]:
+        with self._lock:
+            return [follower for some in self._followers.values() for follower in some]

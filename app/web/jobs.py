@@ -12,12 +12,13 @@ from app.store import Detail
 from app.web import groups, sse
 from app.web.answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, blueprint, stream_of
 from app.web.chat import frames
+from app.web.client import of_request
 from app.web.current import here
 from app.web.errors import request_id, translating
 from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
-from app.web.views import show
+from app.web.views import show, waiting
 
 jobs = blueprint("jobs", "jobs", "Everything that was accepted.")
 
@@ -65,7 +66,12 @@ def list_jobs(query: JobsQuery) -> Response:
 @jobs.get("/jobs/<id>", summary="Show a job", responses={200: JobAnswer})
 def show_job(path: JobPath, query: JobQuery) -> Response:
     """A generation with its text, or a pull with its progress."""
-    return jsonify(show(here().kernel.store.get(path.id), traceback=query.traceback))
+    kernel = here().kernel
+    detail = kernel.store.get(path.id)
+    shown = show(detail, traceback=query.traceback)
+    if detail.job.status == State.QUEUED:
+        shown |= waiting(kernel.estimates.of(detail.job))
+    return jsonify(shown)
 
 
 @jobs.delete("/jobs/<id>", summary="Cancel a job", responses={200: JobAnswer})
@@ -81,7 +87,7 @@ def stream_job(path: JobPath, query: StreamQuery) -> Response:
     """Server-sent events from `Last-Event-ID`, or `after`, on. Progress comes as events named `progress`."""
     site = here()
     detail = site.kernel.store.get(path.id)
-    events = follow(site.kernel, site.hub, path.id, _after(query))
+    events = follow(site.kernel, site.hub, path.id, _after(query), client=of_request())
     return sse.closing(_frames(events, detail.job.timeout, request_id()), events)
 
 

@@ -12,6 +12,7 @@ import gevent
 from gevent import monkey
 
 from app.dispatch import Dispatcher
+from app.estimates import Estimates
 from app.kernel import Kernel, open_kernel, sender
 from app.orders import Orders
 from app.settings import Settings
@@ -79,4 +80,5 @@ def open_offloaded(settings: Settings) -> Kernel:
         loads=loads,
         orders=Orders(kernel.registry, loads),
         dispatcher=Dispatcher(store, kernel.bus, kernel.registry, loads, celery),
+        estimates=Estimates(store, kernel.registry),
     )

@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from flask import Response
 
+from app.web.errors import Words, worded
+
 _encoder = msgspec.json.Encoder()
 
 #: A comment, which every client skips: it keeps proxies from closing a quiet connection.
@@ -28,7 +30,18 @@ def respond(frames: Iterable[str], mimetype: str = "text/event-stream") -> Respo
 
 
 def closing(frames: Iterator[str], source: Generator[Any, None, None], mimetype: str = "text/event-stream") -> Response:
-    """As `respond`; when the client is gone, `source` is closed even if nothing was ever read."""
-    response = respond(frames, mimetype)
+    """As `respond`; when the client is gone, `source` is closed even if nothing was ever read.
+
+    What goes wrong under way is the last thing told, in the dialect's words: the status went out long ago.
+    """
+    response = respond(_telling(frames, worded(), plain=mimetype != "text/event-stream"), mimetype)
     response.call_on_close(source.close)
     return response
+
+
+def _telling(frames: Iterator[str], words: Words, *, plain: bool) -> Iterator[str]:
+    try:
+        yield from frames
+    except Exception as error:  # noqa: BLE001 - `words` logs what is no error of ours
+        body = _encoder.encode(words(error)).decode()
+        yield f"{body}\n" if plain else f"data: {body}\n\n"

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from app.estimates import Estimate
 from app.events import Ended, Likely, Log, Logprob, Token, Usage
 from app.jobs import Kind
 from app.models import Job, Pull
@@ -118,6 +119,13 @@ def _pull(job: Job, pull: Pull, traceback: bool) -> dict[str, Any]:
         "losses": job.losses,
         **standing(pull),
     }
+
+
+def waiting(estimate: Estimate | None) -> dict[str, Any]:
+    """Where a queued job stands."""
+    if estimate is None:
+        return {}
+    return {"position": estimate.position, "estimated_wait_seconds": estimate.seconds}
 
 
 def standing(pull: Pull) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from app.jobs import TERMINAL, State
 from app.models import Job
 from app.store import Detail
 from app.web import sse
+from app.web.client import of_request
 from app.web.current import Site, here
 from app.web.errors import translating
 from app.web.held import events_of, gathered, opened
@@ -43,7 +44,7 @@ def create_response(body: ResponseBody) -> Response:
         request = body.translated()
     job = submit_generation(site.kernel, request, held=not body.background, extra={KEPT: body.kept()})
     if body.stream:
-        events = events_of(site, job)
+        events = events_of(site, job, merge=False)  # its events are numbered by a fold over the log
         first = events if body.background else opened(events, job.timeout)
         return sse.closing(_frames(job, first), events)
     if body.background:
@@ -59,7 +60,7 @@ def show_response(path: ResponsePath, query: ResponseQuery) -> Response:
     detail = _get(site, path.id)
     if not query.stream:
         return jsonify(of_row(detail))
-    events = follow(site.kernel, site.hub, detail.job.id)
+    events = follow(site.kernel, site.hub, detail.job.id, client=of_request(), merge=False)
     return sse.closing(_frames(detail.job, events, query.starting_after), events)
 
 

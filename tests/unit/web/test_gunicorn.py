@@ -19,9 +19,11 @@ import psutil
 import pytest
 from simple_websocket import Client, ConnectionClosed
 
+from app.bus import Entry
+from app.events import Token
 from app.kernel import Kernel
 
-from .conftest import Broker, Worker, free_port, until
+from .conftest import NODE, Broker, Worker, free_port, until
 from .test_chat import BODY
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -271,3 +273,39 @@ def _lock(path: Path, locked: threading.Event, release: threading.Event) -> None
     release.wait(30)
     connection.execute("ROLLBACK")
     connection.close()
+
+
+def test_a_reader_that_stops_for_a_while_gets_fewer_and_longer_frames_and_slows_nobody(
+    http: httpx.Client, worker: Worker
+) -> None:
+    job_id = http.post("/jobs", json=BODY).json()["id"]
+    attempt = worker.claim(job_id)
+    with http.stream("GET", f"/jobs/{job_id}/stream") as slow, http.stream("GET", f"/jobs/{job_id}/stream") as quick:
+        until(lambda: http.get("/status").json()["followers"] == 2)
+        made = [Token(seq, f"t{seq}" + "." * 8000) for seq in range(1, 1501)]
+        numbers = (int(line[3:]) for line in quick.iter_lines() if line.startswith("id:"))
+        for start in range(0, len(made), 100):
+            page = made[start : start + 100]
+            worker.kernel.bus.append(NODE, [Entry(job_id, attempt, token) for token in page])
+            assert [next(numbers) for _ in page] == [token.seq for token in page]
+        time.sleep(1.5)  # the slow one reads nothing for longer than PRESSURE
+        worker.finish(job_id, attempt, made)
+        assert next(numbers) == 1501
+        seen, said = [], []
+        for line in slow.iter_lines():
+            if line.startswith("id:"):
+                seen.append(int(line[3:]))
+            elif line.startswith("data:") and '"delta":{"content"' in line:
+                said.append(json.loads(line[5:])["delta"]["content"])
+    assert "".join(said) == "".join(token.text for token in made)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 1501
+    assert len(seen) < 1400
+
+
+def test_a_client_that_hangs_up_on_a_held_answer_cancels_it(http: httpx.Client, kernel: Kernel, worker: Worker) -> None:
+    worker.announce()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{http.base_url}/chat", json=BODY, timeout=0.5, trust_env=False)
+    job_id = worker.next_job()
+    until(lambda: kernel.store.get(job_id).job.status == "cancelled", 12)

@@ -107,7 +107,7 @@ def test_progress_is_an_event_of_its_own_name_and_has_no_number(
     response = client.get(f"/jobs/{job.id}/stream")
     chunks = response.iter_encoded()
     assert json.loads(next(chunks).decode().split("data: ")[1])["delta"] == {"content": "t1 "}
-    until(lambda: site.kernel.bus.redis.pubsub_numpat() == 1)
+    until(lambda: site.kernel.bus.redis.pubsub_numpat() == 2)
     worker.progress(job.id)
     assert (
         next(chunk for chunk in chunks if not chunk.startswith(b":"))

@@ -111,7 +111,8 @@ def test_a_queued_job_tells_that_it_waits(site: Site, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stream, "BEAT", 0.05)
     job = submitted(site.kernel)
     with closing(follow(site.kernel, site.hub, job.id)) as following:
-        assert Progress("queued", {"model": "scripted", "loading": False}) in (next(following), next(following))
+        told = {"model": "scripted", "loading": False, "position": 1, "estimated_wait_seconds": None}
+        assert Progress("queued", told) in (next(following), next(following))
 
 
 def test_a_job_that_ended_while_it_waited_ends_its_followers(site: Site) -> None:
@@ -157,8 +158,9 @@ def test_a_full_queue_marks_its_reader_lost_and_never_waits() -> None:
     follower.lose()
     assert follower.recover()
     assert not follower.recover()
-    assert follower.take(0) == Token(1, "a")
-    assert follower.take(0) is None
+    assert follower.take(0) == []
+    follower.give(Token(4, "d"))
+    assert follower.take(0) == [Token(4, "d")]
 
 
 def test_bytes_that_are_no_event_are_skipped(site: Site, worker: Worker) -> None:

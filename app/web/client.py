@@ -1,0 +1,45 @@
+"""The connection behind a request: whether anybody is still there, and an end to one that takes nothing."""
+
+import select
+import socket
+from contextlib import suppress
+from typing import Any
+
+from flask import request
+from gevent import monkey
+
+#: What the kernel may hold for one reader, in bytes. More would only hide for how long it has not read.
+BUFFER = 64 * 1024
+
+
+class Client:
+    """One connection. Where no server of ours holds it, it never goes away."""
+
+    def __init__(self, sock: Any = None) -> None:
+        self._sock = sock
+        if sock is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+
+    def is_gone(self) -> bool:
+        """Whether the other side has closed the connection."""
+        if self._sock is None:
+            return False
+        # gevent's own poll would let other greenlets run, and knows no RDHUP.
+        poll = monkey.get_original("select", "poll")()
+        try:
+            poll.register(self._sock.fileno(), select.POLLRDHUP)
+        except (OSError, ValueError):
+            return True
+        return bool(poll.poll(0))
+
+    def cut(self) -> None:
+        """Ends the connection; whoever waits to send on it is told at once."""
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+
+def of_request() -> Client:
+    """The client of the request at hand."""
+    return Client(request.environ.get("gunicorn.socket"))
