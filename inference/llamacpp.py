@@ -20,8 +20,8 @@ from typing import Any
 import structlog
 
 from inference.errors import EngineDiedError, LoadError
-from inference.llamaserver import Plan, RefusedError, load_server, plan
-from inference.protocol import Chunk, Failure, Finish, Info, OnProgress, Request, Spec
+from inference.llamaserver import Plan, RefusedError, free_memory, import_llama, load_server, note_on_gpu, plan
+from inference.protocol import Chunk, Failure, Finish, Info, Likely, Logprob, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
 
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 #: The threads of one llama.cpp step come one after another: waiting this long for the last, in seconds, makes one
 #: message of them. It delays no token after it, as llama.cpp computes meanwhile.
 LINGER = 0.002
+#: What llama.cpp takes for "any": the one seed of 32 bits that is none.
+NO_SEED = (1 << 32) - 1
 
 
 class _Answer:
@@ -54,7 +56,8 @@ class _Answer:
             return True
         choice = data["choices"][0]
         total = data["timings"]["predicted_n"]
-        piece = self._seam.feed(choice["text"], (), total - self._generated)
+        likely = _likely(choice.get("logprobs"), self.request.sampling.logprobs)
+        piece = self._seam.feed(choice["text"], (), total - self._generated, likely)
         self._generated = total
         if self._seam.stopped:
             self.end(piece, "stop")
@@ -85,8 +88,9 @@ class LlamaCppEngine:
         if spec.path is None:
             raise LoadError("bad_model", "The llama.cpp engine needs the path of a GGUF file.")
         on_progress(0.0)
-        self._plan: Plan = plan(spec)
-        self._server, self._loopback = load_server(spec, self._plan)
+        library = import_llama()
+        self._plan: Plan = plan(spec, free_memory(spec, library))
+        self._server, self._loopback = load_server(spec, self._plan, library)
         self._lock = threading.Lock()
         self._answers: dict[str, _Answer] = {}
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots, self._plan.total)
@@ -95,7 +99,16 @@ class LlamaCppEngine:
         self._runners = ThreadPoolExecutor(spec.slots, "run")
         self._closed = False
         on_progress(1.0)
-        self.info = Info(spec.engine, os.getpid(), spec.slots, self._plan.context, time.monotonic() - started)
+        self.info = Info(
+            spec.engine,
+            os.getpid(),
+            spec.slots,
+            self._plan.context,
+            time.monotonic() - started,
+            weights_bytes=self._plan.weights,
+            cache_bytes=self._plan.cache,
+            note=note_on_gpu(library),
+        )
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises EngineDiedError when closed."""
@@ -215,8 +228,26 @@ class LlamaCppEngine:
             "repeat_penalty": sampling.repetition_penalty,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
-            "seed": -1 if sampling.seed is None else sampling.seed % (1 << 32),
+            "repeat_last_n": self._plan.context,  # penalties see all that came before, as they do elsewhere
+            "seed": -1 if sampling.seed is None else sampling.seed % NO_SEED,
             "ignore_eos": sampling.ignore_eos,
+            # Without a likelier token to tell, the drawn one's probability is still wanted.
+            "logprobs": None if sampling.logprobs is None else max(1, sampling.logprobs),
             "stream": True,
             "timings_per_token": True,
         }
+
+
+def _likely(said: dict[str, Any] | None, count: int | None) -> tuple[Logprob, ...]:
+    """llama.cpp's words for the probabilities of a piece: of a character of several tokens, those of the last."""
+    if count is None or not said:
+        return ()
+    return tuple(
+        Logprob(
+            entry["id"],
+            entry["token"],
+            entry["logprob"],
+            tuple(Likely(other["id"], other["token"], other["logprob"]) for other in entry["top_logprobs"][:count]),
+        )
+        for entry in said["content"]
+    )

@@ -1,7 +1,10 @@
 """Loading llama.cpp's server: how large its context is to be, and its loopback door."""
 
+import glob
 import http.client
 import json
+import os
+import re
 import secrets
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +26,9 @@ GRAIN = 256
 SHARE = 0.25
 #: A context that is worth having, however little memory there is.
 LEAST = 2048
+#: Where the build for NVIDIA's GPUs is had (the wheel on PyPI serves the CPU alone).
+CUDA_BUILD = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp/whl/cu128"
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 #: How long the loopback server may take to render a prompt, in seconds.
 TIMEOUT = 60
 
@@ -32,25 +38,57 @@ class RefusedError(ValueError):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Sizes in tokens: what one request may have, and what all that run have together."""
+    """Sizes: tokens that one request may have, and that all that run have together; bytes of weights and of a token."""
 
     context: int
     total: int
+    weights: int = 0
+    token: int = 0
+
+    @property
+    def cache(self) -> int:
+        """Bytes of the KV cache."""
+        return self.total * self.token
 
 
-def plan(spec: Spec) -> Plan:
-    """Plan for the model's own context where memory allows, and for one usual request in each slot.
+def import_llama() -> Any:
+    """The library. Raises LoadError."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise LoadError("backend_missing", f"llama.cpp is not installed: pip install xllamacpp ({error})") from None
+    return xllamacpp
 
-    One request can use a whole context, since the cache is unified. Raises LoadError for what is no GGUF file.
+
+def plan(spec: Spec, free: int) -> Plan:
+    """Plan for the model's own context where `free` bytes allow, and for one usual request in each slot.
+
+    One request can use a whole context, since the cache is unified. Raises LoadError for what is no GGUF file, and for
+    one that does not fit.
     """
     path = Path(str(spec.path))
     try:
-        shape, size = read_shape(path), path.stat().st_size
+        shape, size = read_shape(path), sum(part.stat().st_size for part in _parts(path))
     except BadGgufError as error:
         raise LoadError("bad_model", f"{path} is not a whole GGUF file: {error}. Pull the model again.") from None
     except OSError as error:
         raise LoadError("bad_model", f"{path} cannot be read: {error.strerror}. Pull the model again.") from None
-    return _plan(shape, spec, int(max(0, memory.available() - size) * SHARE))
+    least = size + min(LEAST, shape.context or LEAST) * shape.kv_bytes
+    if least > free:
+        raise LoadError(
+            "out_of_memory",
+            f"The model needs {least / 1e9:.1f} GB with the smallest useful context, and {free / 1e9:.1f} GB are free. "
+            "Unload other models, lower MAX_CACHE_MODELS, or take a smaller quantization.",
+        )
+    left = free - size if spec.memory is None else max(0, min(spec.memory, free) - size)
+    sizes = _plan(shape, spec, int(left * SHARE) if spec.memory is None else left)
+    return msgspec.structs.replace(sizes, weights=size, token=shape.kv_bytes)
+
+
+def _parts(path: Path) -> list[Path]:
+    """All files of a model that was cut into several."""
+    cut = _PART.search(path.name)
+    return sorted(path.parent.glob(f"{glob.escape(path.name[: cut.start()])}-*-of-{cut[1]}.gguf")) if cut else [path]
 
 
 def _plan(shape: Shape, spec: Spec, budget: int) -> Plan:
@@ -62,15 +100,34 @@ def _plan(shape: Shape, spec: Spec, budget: int) -> Plan:
     return Plan(context, -(-total // GRAIN) * GRAIN)
 
 
-def load_server(spec: Spec, sizes: Plan) -> "tuple[Any, Loopback]":
+def free_memory(spec: Spec, library: Any) -> int:
+    """Bytes that weights and cache may take. Raises LoadError where layers are to go on a GPU that is not there."""
+    layers = spec.options.get("gpu_layers")
+    gpus = [device for device in library.get_device_info() if "GPU" in device["type"].name]
+    if layers and not gpus:
+        raise LoadError(
+            "backend_missing",
+            f"GPU_LAYERS={layers} asks for a GPU, and this build of llama.cpp has none to use. Unset GPU_LAYERS, or "
+            f"install the build with CUDA: {CUDA_BUILD}",
+        )
+    # With some layers on the GPU and some not, or where llama.cpp decides that, both memories serve.
+    on_gpus = sum(int(gpu["memory_free"]) for gpu in gpus) if layers != 0 else 0
+    return memory.available() + on_gpus
+
+
+def note_on_gpu(library: Any) -> str:
+    """What an operator should know who has a GPU, where llama.cpp cannot use it."""
+    has_gpu = any("GPU" in device["type"].name for device in library.get_device_info())
+    if has_gpu or not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return ""
+    return f"llama.cpp runs on the CPU: its package here is built without CUDA. For the GPU: {CUDA_BUILD}"
+
+
+def load_server(spec: Spec, sizes: Plan, library: Any) -> "tuple[Any, Loopback]":
     """Load the model. Raises LoadError."""
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise LoadError("backend_missing", f"llama.cpp is not installed: pip install xllamacpp ({error})") from None
     key = secrets.token_hex(16)
     try:
-        server = xllamacpp.Server(_params(xllamacpp.CommonParams(), spec, sizes, key))
+        server = library.Server(_params(library.CommonParams(), spec, sizes, key))
     except RuntimeError as error:
         raise LoadError(
             "bad_model",

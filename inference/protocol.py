@@ -151,6 +151,7 @@ class Info(Tagged, frozen=True):
     quantization: str = ""  #: how the weights lie in memory: "nf4", "int8", "gptq", "Q4_K_M", …; "": as they are
     weights_bytes: int = 0
     cache_bytes: int = 0  #: for keys and values, over all requests
+    note: str = ""  #: what an operator should know of how it was loaded
 
 
 class Engine(Protocol):

@@ -112,7 +112,8 @@ class Opener:
                 log.warning("not_taken", model=order.model, engine=candidate.engine, code=error.code, why=error.message)
                 refusals.append((candidate, error))
             else:
-                bay.why = "; ".join([*choice.passed_over, *map(_refusal, refusals)])
+                note = [bay.pump.engine.info.note] if bay.pump.engine.info.note else []
+                bay.why = "; ".join([*choice.passed_over, *map(_refusal, refusals), *note])
                 self._learn(row, bay, refusals)
                 return bay
         raise _together(refusals)

@@ -36,7 +36,7 @@ def residence(model: Model, cards: Sequence[Card], failures: Iterable[Cooldown])
         "backend": first.backend if first else None,
         "why": first.why or None if first else None,
         "quantize": model.quantize,
-        "quantization": first.quantization or None if first else facts.get("quantization"),
+        "quantization": (first.quantization if first else "") or facts.get("quantization"),
         "dtype": (first.dtype if first else "") or facts.get("dtype"),
         "context": (first.context if first else None) or facts.get("context"),
         "load_duration": max((holding.load_ns for _, holding in held), default=0),

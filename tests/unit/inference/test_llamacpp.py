@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from inference import llamaserver
@@ -112,3 +113,75 @@ def test_a_seed_makes_an_answer_repeatable(listener: Listener) -> None:
     for request_id in ("warm up", "a", "b"):
         listener.ask(Request(request_id, CHATS[0], hot))
     assert listener.text("a") == listener.text("b")
+
+
+def told(listener: Listener, name: str, **kwargs: Any) -> list[Any]:
+    request = make_request(name, max_tokens=12)
+    sampling = msgspec.structs.replace(request.sampling, **kwargs)
+    return listener.ask(msgspec.structs.replace(request, sampling=sampling))
+
+
+def test_probabilities_are_told_of_each_token_the_likeliest_first(listener: Listener) -> None:
+    chunks = told(listener, "three", logprobs=3)
+    entries = [entry for chunk in chunks for entry in chunk.logprobs]
+
+    assert listener.text("three") == "The capital of France is Paris."
+    assert "".join(entry.text for entry in entries) == listener.text("three")
+    assert all(len(entry.top) == 3 and entry.logprob <= 0 for entry in entries)
+    assert all((entry.top[0].id, entry.top[0].logprob) == (entry.id, entry.logprob) for entry in entries)
+    assert all(sorted(entry.top, key=lambda one: -one.logprob) == list(entry.top) for entry in entries)
+
+
+def test_no_likelier_ones_are_told_where_none_were_asked_for(listener: Listener) -> None:
+    chunks = told(listener, "none", logprobs=0)
+    entries = [entry for chunk in chunks for entry in chunk.logprobs]
+
+    assert len(entries) == sum(chunk.count for chunk in chunks) == 8
+    assert {entry.top for entry in entries} == {()}
+    assert {chunk.logprobs for chunk in told(listener, "off")} == {()}
+
+
+def test_penalties_see_all_that_came_before(listener: Listener) -> None:
+    plain = told(listener, "plain")
+    told(listener, "penalized", repetition_penalty=10.0)
+
+    assert plain[-1].finish == "stop"
+    assert listener.text("penalized") != listener.text("plain")
+
+
+def test_what_it_took_is_told(listener: Listener, starter_gguf: Path) -> None:
+    info = listener.engine.info
+
+    assert info.weights_bytes == starter_gguf.stat().st_size
+    assert info.cache_bytes > 0
+    assert info.note == ""
+
+
+def test_layers_for_a_gpu_that_is_not_there_are_refused_with_what_to_do(starter_gguf: Path) -> None:
+    with pytest.raises(LoadError, match=r"GPU_LAYERS=3.*index-url") as caught:
+        LlamaCppEngine(Spec("llamacpp", str(starter_gguf), 1, options={"gpu_layers": 3}), lambda fraction: None)
+    assert caught.value.code == "backend_missing"
+
+
+def test_a_model_that_does_not_fit_is_refused_with_figures(starter_gguf: Path) -> None:
+    with pytest.raises(LoadError, match=r"0\.1 GB .*0\.0 GB are free") as caught:
+        llamaserver.plan(Spec("llamacpp", str(starter_gguf), 1), 10_000_000)
+    assert caught.value.code == "out_of_memory"
+
+
+def test_a_budget_bounds_the_cache(starter_gguf: Path) -> None:
+    spec = Spec("llamacpp", str(starter_gguf), 16)
+    size = starter_gguf.stat().st_size
+    large = llamaserver.plan(spec, 10**10)
+    small = llamaserver.plan(msgspec.structs.replace(spec, memory=size + 4096 * large.token), 10**10)
+
+    assert (large.context, large.total) == (8192, 16384)
+    assert (small.context, small.total) == (4096, 4096)
+
+
+def test_all_parts_of_a_model_count(tmp_path: Path, starter_gguf: Path) -> None:
+    first = tmp_path / "m-00001-of-00002.gguf"
+    first.symlink_to(starter_gguf)
+    (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"x" * 1000)
+
+    assert llamaserver.plan(Spec("llamacpp", str(first), 1), 10**10).weights == starter_gguf.stat().st_size + 1000
