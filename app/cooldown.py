@@ -14,6 +14,8 @@ from app.broker import available
 from app.bus import PREFIX
 from app.errors import Failure
 
+#: An engine that is not installed may be by then, in seconds: `make up` installs engines beside the running stack.
+SOON = 30.0
 _INDEX = PREFIX + "cooldowns"
 
 
@@ -46,10 +48,11 @@ class Cooldowns:
 
     def note(self, model: str, nodes: Iterable[str], failure: Failure) -> None:
         """Keeps that these workers cannot load a model. Raises UnavailableError."""
+        ms = min(self._ms, int(SOON * 1000)) if failure.code == "backend_missing" else self._ms
         with available(), self._redis.pipeline() as pipe:
             for node in nodes:
                 key = _key(node, model)
-                pipe.set(key, _encode(Cooldown(node, model, failure.code, failure.message)), px=self._ms)
+                pipe.set(key, _encode(Cooldown(node, model, failure.code, failure.message)), px=ms)
                 pipe.sadd(_INDEX, key)
             pipe.execute()
 

@@ -89,6 +89,9 @@ def _candidate(engine: str, quantize: str, settings: Settings) -> Candidate:
     options: dict[str, str | int | float | bool | None] = {}
     if engine == "llamacpp" and settings.gpu_layers >= 0:
         options["gpu_layers"] = settings.gpu_layers
+    if engine == "transformers":
+        limits = {"max_gpu_memory": settings.max_gpu_memory, "max_cpu_memory": settings.max_cpu_memory}
+        options |= {name: int(limit) for name, limit in limits.items() if limit is not None}
     if engine == "transformers":  # which alone can keep a part of a model for a GPU in main memory
         options |= {
             name: int(limit)

@@ -27,7 +27,7 @@ POLL = 0.2
 #: How often others are told how far a load is, in seconds.
 TELL = 1.0
 #: Failures that the same files will meet again on the same engine: it is passed over the next time.
-LASTING = frozenset({"unsupported_model", "backend_missing"})
+LASTING = frozenset({"unsupported_model"})
 
 
 StartEngine = Callable[[Spec, float, OnProgress, Ender], Engine]

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 
+from app import abilities
 from app.errors import Failure, JobFailedError, UnavailableError
 from app.events import Token
 from app.jobs import State
@@ -182,6 +183,9 @@ class Runner:
         run = Run(job, earlier, bay.pump.lock, ties)
         if len(earlier) < job.last_seq or (earlier and not _can_continue(job, bay)):
             run.stop(End(Way.DONE, State.FAILED, failure=WORKER_LOST))
+        refusal = abilities.refuse(bay.pump.engine.info.engine, job.request.get("sampling") or {})
+        if refusal is not None:
+            run.stop(End(Way.DONE, State.FAILED, failure=Failure("invalid_request", refusal.reason)))
         with self._lock:
             self._runs[job.id] = run
             asked = self._asked.get(job.id) or job.end_requested

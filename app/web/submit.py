@@ -5,10 +5,11 @@ from typing import Any
 
 from flask import g, has_request_context
 
-from app.errors import UnavailableError
+from app import abilities
+from app.errors import InvalidRequestError, UnavailableError
 from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
-from app.models import Job, Pull
+from app.models import Job, Model, Pull
 from app.names import check_hub_name
 from app.sessions import KEY
 from app.web.schemas import ChatBody, GenerateBody, PullBody
@@ -20,9 +21,11 @@ PULL_TIMEOUT = 7 * 86_400
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: dict[str, Any] | None = None) -> Job:
     """Commits a generation; its row keeps what `extra` a dialect needs to show it again.
 
-    Raises ModelNotDownloadedError, UnavailableError.
+    Raises ModelNotDownloadedError, InvalidRequestError, ModelCooldownError, UnavailableError.
     """
-    body.model = kernel.catalog.get(body.model).name
+    model = kernel.catalog.get(body.model)
+    body.model = model.name
+    _check_abilities(model, body)
     job = generation(body, held=held)
     job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
@@ -30,6 +33,14 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     kernel.dispatcher.submit(job)
     _note(job)
     return job
+
+
+def _check_abilities(model: Model, body: GenerateBody) -> None:
+    """Refuses what the one engine of a format cannot do; where there are several, the worker does."""
+    engine = abilities.ENGINE_OF.get(model.format)
+    refusal = abilities.refuse(engine, body.sampling()) if engine else None
+    if refusal is not None:
+        raise InvalidRequestError(refusal.reason, param=refusal.param)
 
 
 def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -> Job:

@@ -76,6 +76,22 @@ def test_several_choices_of_one_job(stack: Stack) -> None:
     assert [choice["done_reason"] for choice in stack.finished(job_id)["choices"]] == ["length"] * 3
 
 
+def test_probabilities_of_each_token_over_every_way(stack: Stack) -> None:
+    whole = stack.http.post("/chat", json=chat(logprobs=2)).json()
+    events = stack.events(stack.http.post("/jobs", json=chat(logprobs=2)).json()["id"])
+    streamed = [entry for event in events for entry in event.get("logprobs", [])]
+
+    assert "".join(entry["token"] for entry in whole["logprobs"]) == ANSWER
+    assert [entry["token"] for entry in streamed] == [entry["token"] for entry in whole["logprobs"]]
+    assert all(len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0 for entry in whole["logprobs"])
+
+
+def test_what_an_engine_cannot_do_is_refused_by_its_field(stack: Stack) -> None:
+    response = stack.http.post("/chat", json=scripted(logprobs=1))
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "logprobs")
+
+
 def test_a_job_and_its_followers(stack: Stack) -> None:
     accepted = stack.http.post("/jobs", json=chat())
     job_id = accepted.json()["id"]

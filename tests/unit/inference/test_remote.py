@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from inference.catalog import FACTORIES
 from inference.errors import EngineDiedError, LoadError
 from inference.process import members
 from inference.protocol import Spec
-from inference.remote import RemoteEngine
+from inference.remote import Ender, RemoteEngine
 from tests.contract.listener import Listener, make_request
 from tests.unit.inference.test_process import DEADLINE, ROOT, wait_until
 
 OWNER = """
 import sys
 from inference.protocol import Spec
-from inference.remote import RemoteEngine
+from inference.remote import Ender, RemoteEngine
 engine = RemoteEngine.load(Spec("scripted", None, 4), 30)
 print(engine.process.pgid, flush=True)
 sys.stdin.read()  # ends with the test, however that ends
@@ -120,6 +121,26 @@ def test_a_load_that_takes_too_long_is_ended(starter_gguf: Path) -> None:
     with pytest.raises(LoadError) as caught:
         RemoteEngine.load(Spec("llamacpp", str(starter_gguf), 1), timeout=0.01)
     assert caught.value.code == "load_timeout"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_load_can_be_cancelled_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str) -> None:
+    (tmp_path / "xllamacpp.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    ender, threads = Ender(), []
+    if when == "before":
+        ender.end()
+
+    def cancel(fraction: float) -> None:
+        threads.append(threading.Thread(target=ender.end))
+        threads[-1].start()
+
+    with pytest.raises(LoadError) as caught:
+        RemoteEngine.load(Spec("llamacpp", str(make_header(tmp_path)), 1), 60, cancel, ender)
+    assert caught.value.code == ender.reason == "load_cancelled"
+    for thread in threads:
+        thread.join()
+    ender.end()  # of a load that is over there is nothing to end
 
 
 def test_a_child_that_dies_while_it_loads_says_what_to_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -112,3 +112,12 @@ def test_limits_of_memory_are_passed_on_to_transformers_alone(tmp_path: Path) ->
         {},
         {"max_gpu_memory": 2_000_000_000, "max_cpu_memory": 1_000_000_000},
     ]
+
+
+def test_memory_limits_are_passed_on_to_transformers(tmp_path: Path) -> None:
+    limited = choose(model(tmp_path), settings(max_gpu_memory="2GB", max_cpu_memory="1MB"), everything).candidates
+
+    assert [candidate.options for candidate in limited] == [
+        {},
+        {"max_gpu_memory": 2_000_000_000, "max_cpu_memory": 1_000_000},
+    ]
