@@ -107,7 +107,7 @@ class LlamaCppEngine:
             time.monotonic() - started,
             weights_bytes=self._plan.weights,
             cache_bytes=self._plan.cache,
-            note=note_on_gpu(library),
+            note=note_on_gpu(spec, library),
         )
 
     def submit(self, request: Request) -> None:

@@ -3,7 +3,6 @@
 import glob
 import http.client
 import json
-import os
 import re
 import secrets
 from contextlib import closing
@@ -115,10 +114,9 @@ def free_memory(spec: Spec, library: Any) -> int:
     return memory.available() + on_gpus
 
 
-def note_on_gpu(library: Any) -> str:
-    """What an operator should know who has a GPU, where llama.cpp cannot use it."""
-    has_gpu = any("GPU" in device["type"].name for device in library.get_device_info())
-    if has_gpu or not os.environ.get("CUDA_VISIBLE_DEVICES"):
+def note_on_gpu(spec: Spec, library: Any) -> str:
+    """What an operator should know whose worker has a GPU (`on_gpu`), where llama.cpp cannot use it."""
+    if not spec.options.get("on_gpu") or any("GPU" in device["type"].name for device in library.get_device_info()):
         return ""
     return f"llama.cpp runs on the CPU: its package here is built without CUDA. For the GPU: {CUDA_BUILD}"
 

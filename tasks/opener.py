@@ -135,7 +135,7 @@ class Opener:
             engine=candidate.engine,
             path=row.path or None,
             slots=candidate.slots,
-            options=candidate.options,
+            options=candidate.options | ({"on_gpu": True} if self._budget.gpu else {}),
             quantize=candidate.quantize,
             memory=self._budget.grant(wanted, memory),
         )

@@ -163,6 +163,12 @@ def test_layers_for_a_gpu_that_is_not_there_are_refused_with_what_to_do(starter_
     assert caught.value.code == "backend_missing"
 
 
+def test_who_has_a_gpu_is_told_why_it_is_idle() -> None:
+    import xllamacpp
+
+    assert "CUDA" in llamaserver.note_on_gpu(Spec("llamacpp", None, 1, options={"on_gpu": True}), xllamacpp)
+
+
 def test_a_model_that_does_not_fit_is_refused_with_figures(starter_gguf: Path) -> None:
     with pytest.raises(LoadError, match=r"0\.1 GB .*0\.0 GB are free") as caught:
         llamaserver.plan(Spec("llamacpp", str(starter_gguf), 1), 10_000_000)
