@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from app.clock import Clock
 from app.database import Database
 from app.errors import JobNotFoundError
-from app.jobs import MAX_LOSSES, Kind, State
+from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.models import Job, Pull, Result
 from app.release import QUEUED, ahead_of, overflowing, waiting
 
@@ -44,6 +44,17 @@ class Depth(NamedTuple):
     status: str
     held: bool
     jobs: int
+
+
+class Lane(NamedTuple):
+    """The open generations of one model at one priority. `released`: those queued that the broker has."""
+
+    model: str
+    priority: int
+    queued: int
+    released: int
+    running: int
+    oldest: float | None  #: when the queued one was created that waits longest
 
 
 HINTS = sa.select(Job.id, Job.kind, Job.model, Job.priority)
@@ -131,6 +142,30 @@ class Reads:
         query = sa.select(*sort, sa.func.count()).where(Job.finished_at.is_(None)).group_by(*sort)
         with self._db.read() as session:
             return [Depth(*row) for row in session.execute(query)]
+
+    def lanes(self) -> list[Lane]:
+        """The open generations by model and priority, the most urgent of each model first."""
+        waits = Job.status == State.QUEUED
+        query = (
+            sa.select(
+                Job.model,
+                Job.priority,
+                sa.func.count().filter(waits),
+                sa.func.count().filter(waits, Job.released_at.is_not(None)),
+                sa.func.count().filter(~waits),
+                sa.func.min(Job.created_at).filter(waits),
+            )
+            .where(Job.finished_at.is_(None), Job.kind != Kind.PULL)
+            .group_by(Job.model, Job.priority)
+            .order_by(Job.model, Job.priority)
+        )
+        with self._db.read() as session:
+            return [Lane(*row) for row in session.execute(query)]
+
+    def ended(self) -> int:
+        """How many jobs have ended and are still kept."""
+        with self._db.read() as session:
+            return session.scalar(sa.select(sa.func.count()).where(Job.status.in_(TERMINAL))) or 0
 
     def position(self, job: Job) -> int:
         """A queued job's place, from 1; MAX_POSITION stands for all beyond."""

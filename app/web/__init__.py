@@ -12,6 +12,7 @@ from app.web import (
     answers,
     bodies,
     chat,
+    console,
     described,
     errors,
     groups,
@@ -22,6 +23,7 @@ from app.web import (
     ollama,
     openai,
     pulls,
+    queues,
     security,
     sessions,
     workers,
@@ -57,10 +59,12 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     security.register(app, kernel.settings)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases)
-    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, sessions.sessions, workers.workers, health.health):
+    nouns = (sessions.sessions, workers.workers, queues.queues)
+    for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)
     openai.register(app)
     ollama.register(app)
     ws.register(app)
+    console.register(app)
     described.register(app)
     return app

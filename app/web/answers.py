@@ -250,6 +250,39 @@ class GroupEvent(GroupAnswer):
     done: bool
 
 
+class QueueLane(Answer):
+    """The open generations of one model at one priority."""
+
+    model: str
+    priority: int
+    queued: int
+    released: int = Field(description="Those of the queued ones that the broker has.")
+    running: int
+    oldest_wait_seconds: float | None
+    why: str | None = Field(description="Why the queued ones wait.")
+
+
+class QueuesAnswer(Answer):
+    """The whole queue."""
+
+    at: float = Field(description="Seconds since the epoch.")
+    finished: int = Field(description="Jobs that have ended and are still kept.")
+    oldest_wait_seconds: float | None
+    flower_url: str | None
+    queues: list[QueueLane]
+
+
+class JobHtml(Answer):
+    """A finished answer as HTML without scripts, for `format=html`."""
+
+    id: str
+    html: str
+
+
+class ShownAnswer(RootModel[Generation | PullJob | JobHtml]):
+    """A job, or its answer as HTML."""
+
+
 class PullAnswer(Answer):
     """A download was accepted."""
 

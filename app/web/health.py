@@ -4,9 +4,10 @@ import platform
 from importlib import metadata
 from typing import Any, cast
 
-from flask import Response, current_app, jsonify, redirect, request
+from flask import Response, current_app, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from app.web import console
 from app.web.answers import DiagAnswer, HealthAnswer, LiveAnswer, ReadyAnswer, StatusAnswer, blueprint
 from app.web.current import here
 from app.web.errors import RETRY_AFTER
@@ -18,18 +19,17 @@ PACKAGES = ("tokenyard", "celery", "redis", "sqlalchemy", "flask", "gunicorn", "
 health = blueprint("health", "health", "How the machine is.")
 #: The key is not needed.
 OPEN: list[dict[str, list[Any]]] = [{}]
-#: What the front door answers: text to a client, the way to a page to a browser.
+#: What the front door answers: text to a client, the console to a browser.
 DOOR: dict[str | int, Any] = {
-    200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-    302: {"description": "To the documentation.", "content": {"text/html": {"schema": {"type": "string"}}}},
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}, "text/html": {"schema": {"type": "string"}}}},
 }
 
 
 @health.get("/", summary="The front door", security=OPEN, responses=DOOR)
 def greet() -> AnyResponse:
-    """A browser is led to the documentation; a client reads that a server of its kind runs."""
+    """A browser gets the console; a client reads that a server of its kind runs."""
     if request.accept_mimetypes.best_match(["text/plain", "text/html"]) == "text/html":
-        return redirect("/docs")
+        return console.page()
     return Response("Ollama is running", mimetype="text/plain")
 
 

@@ -9,12 +9,13 @@ from app.errors import InvalidRequestError
 from app.events import Progress
 from app.jobs import State
 from app.store import Detail
-from app.web import groups, sse
-from app.web.answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, blueprint, stream_of
+from app.web import groups, markdown, sse
+from app.web.answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, ShownAnswer, blueprint, stream_of
 from app.web.chat import frames
 from app.web.client import of_request
 from app.web.current import here
 from app.web.errors import request_id, translating
+from app.web.offload import offload
 from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
@@ -63,12 +64,14 @@ def list_jobs(query: JobsQuery) -> Response:
     return jsonify({"jobs": [show(detail) for detail in page], "next": page[-1].job.id if more else None})
 
 
-@jobs.get("/jobs/<id>", summary="Show a job", responses={200: JobAnswer})
+@jobs.get("/jobs/<id>", summary="Show a job", responses={200: ShownAnswer})
 def show_job(path: JobPath, query: JobQuery) -> Response:
-    """A generation with its text, or a pull with its progress."""
+    """A generation with its text, or a pull with its progress. `format=html` gives the text alone, as safe HTML."""
     kernel = here().kernel
     detail = kernel.store.get(path.id)
     shown = show(detail, traceback=query.traceback)
+    if query.format == "html":
+        return jsonify({"id": path.id, "html": offload(markdown.render, str(shown.get("text", "")))})
     if detail.job.status == State.QUEUED:
         shown |= waiting(kernel.estimates.of(detail.job))
     return jsonify(shown)

@@ -260,6 +260,7 @@ class JobQuery(Strict):
     """How a job is shown."""
 
     traceback: bool = Field(False, description="Shows operators where a job failed.")
+    format: Literal["json", "html"] = "json"
 
 
 class StreamQuery(Strict):

@@ -19,7 +19,7 @@ NDJSON = "application/x-ndjson"
 #: Answered without an API key: what a balancer and a client's probe ask, and the API's description, which is public
 #: anyway: a browser can open it, and its page then asks for the key.
 OPEN = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
-OPEN_FOLDER = "/docs/"
+OPEN_FOLDERS = ("/docs/", "/console/")
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -103,7 +103,7 @@ def register(app: Flask, settings: Settings) -> None:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN or path.startswith(OPEN_FOLDER)
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
 
 
 def _is_large() -> bool:

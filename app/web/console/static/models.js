@@ -1,0 +1,130 @@
+// Models: what is here, where it is loaded, what could be pulled.
+
+import { get, line, modelPath, post, put, remove } from "./api.js";
+import { bar, button, bytes, fill, h, notice, seconds, table } from "./dom.js";
+
+const pulls = new Map(); // job id -> {model, frame}
+
+async function attempt(action) {
+  try {
+    return await action();
+  } catch (error) {
+    notice(error.message);
+    return null;
+  }
+}
+
+export function show(root) {
+  const here = h("div", {});
+  const running = h("div", { class: "pulls", "aria-live": "polite" });
+  const suggested = h("div", {});
+  const name = h("input", { id: "pull-name", placeholder: "owner/name, owner/name:Q4_K_M or a short name", required: true });
+  const form = h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); start(name.value.trim()); } },
+    h("label", { for: "pull-name" }, "Pull a model"), name, h("button", { type: "submit", class: "primary" }, "Pull"));
+  const known = new Map();
+
+  fill(root, h("h1", {}, "Models"), form, running, here, h("h2", {}, "Suggested"), suggested);
+
+  async function start(model) {
+    if (!model) return;
+    const answer = await attempt(() => post("/pull", { model }));
+    if (!answer) return;
+    name.value = "";
+    watch(answer.job_id, model);
+  }
+
+  function watch(job, model) {
+    if (pulls.has(job)) return;
+    pulls.set(job, { model, frame: {} });
+    line.follow(job, 0, (frame) => {
+      if (frame.type === "progress") pulls.get(job).frame = frame;
+      else {
+        pulls.delete(job);
+        if (frame.type === "error") notice(frame.error.message);
+        else notice(`${model} is here.`, "good");
+        draw();
+      }
+      drawPulls();
+    });
+    drawPulls();
+  }
+
+  function drawPulls() {
+    fill(running, [...pulls].map(([job, { model, frame }]) => h("div", { class: "pull" },
+      h("strong", {}, model), bar(frame.progress, `Progress of ${model}`),
+      h("span", {}, told(frame)),
+      button("Cancel", () => attempt(() => remove(`/jobs/${job}`)), { "aria-label": `Cancel the pull of ${model}` }))));
+  }
+
+  function told(frame) {
+    if (!frame.total_bytes) return frame.status === "queued" ? "In the queue …" : "Asking the hub …";
+    return [
+      `${bytes(frame.downloaded_bytes)} of ${bytes(frame.total_bytes)}`,
+      frame.bytes_per_second && `${bytes(frame.bytes_per_second)}/s`,
+      frame.eta_seconds != null && `${seconds(frame.eta_seconds)} left`,
+    ].filter(Boolean).join(" · ");
+  }
+
+  function row(model) {
+    const path = modelPath(model.model);
+    const act = (verb, body) => attempt(() => post(`${path}/${verb}`, body)).then(draw);
+    const loading = model.loading?.[0];
+    const where = loading ? [bar(loading.progress, `Loading ${model.model}`), `loading on ${loading.worker}`]
+      : model.loaded ? `${model.workers.join(", ")} · ${model.backend}` : "on disk";
+    const failure = model.failures?.[0];
+    return [
+      h("div", {}, h("strong", {}, model.model), model.aliases.length > 0 && h("div", { class: "note" }, model.aliases.join(", "))),
+      bytes(model.size_bytes), model.quantization ?? model.dtype ?? "", model.context ?? "",
+      h("div", {}, where, model.why && h("div", { class: "note" }, model.why),
+        failure && h("div", { class: "note bad" }, failure.message ?? failure.reason ?? "")),
+      h("div", { class: "acts" },
+        loading ? button("Cancel", () => attempt(() => remove(`${path}/load`)).then(draw))
+          : model.loaded ? button("Unload", () => act("unload")) : button("Load", () => act("load")),
+        button("Alias", () => alias(model.model)),
+        button("Delete", () => drop(model.model), { class: "danger" })),
+    ];
+  }
+
+  async function alias(target) {
+    const word = prompt(`A further name for ${target}:`);
+    if (word && await attempt(() => put(`/aliases/${encodeURI(word)}`, { target }))) draw();
+  }
+
+  async function drop(model) {
+    if (confirm(`Delete ${model}?`) && await attempt(() => remove(modelPath(model)))) draw();
+  }
+
+  async function draw() {
+    const answer = await attempt(() => get("/models"));
+    if (!answer || !root.isConnected) return;
+    fill(here, table("Models on this machine", ["Name", "Size", "Weights", "Context", "Where", ""], answer.models.map(row),
+      "No models yet: pull one above."));
+    known.clear();
+    for (const model of answer.models) known.set(model.model, model);
+  }
+
+  async function drawSuggested() {
+    const answer = await attempt(() => get("/models/suggested"));
+    if (!answer) return;
+    fill(suggested, table("Models that can be pulled by a short name", ["Name", "Parameters", "Size", "Fits", ""],
+      answer.models.map((one) => [
+        h("div", {}, h("strong", {}, one.name), h("div", { class: "note" }, one.gguf.model)),
+        `${(one.parameters / 1e9).toFixed(1)} B`, bytes(one.gguf.size_bytes), one.gguf.fits ? "yes" : "too large",
+        one.downloaded.length ? "here" : button("Pull", () => start(one.name), { "aria-label": `Pull ${one.name}` }),
+      ])));
+  }
+
+  async function findPulls() {
+    for (const status of ["running", "queued"]) {
+      const answer = await attempt(() => get(`/jobs?kind=pull&status=${status}`));
+      for (const job of answer?.jobs ?? []) watch(job.id, job.model);
+    }
+  }
+
+  draw();
+  drawSuggested();
+  findPulls();
+  drawPulls();
+  const timer = setInterval(draw, 3000);
+  return () => clearInterval(timer);
+}
