@@ -99,9 +99,9 @@ def test_diag_holds_no_secret(tmp_path: Path, broker: Broker) -> None:
 def test_the_front_door_knows_browsers_from_clients(client: FlaskClient) -> None:
     assert client.get("/").get_data(as_text=True) == "Ollama is running"
     assert client.get("/", headers={"Accept": "*/*"}).get_data(as_text=True) == "Ollama is running"
-    page = client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
-    assert "<title>Tokenyard</title>" in page.get_data(as_text=True)
-    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    with client.get("/", headers={"Accept": "text/html,*/*;q=0.8"}) as page:
+        assert "<title>Tokenyard</title>" in page.get_data(as_text=True)
+        assert "script-src 'self'" in page.headers["Content-Security-Policy"]
 
 
 def test_the_documentation_needs_no_network(client: FlaskClient) -> None:
