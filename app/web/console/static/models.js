@@ -81,7 +81,7 @@ export function show(root) {
         loading ? button("Cancel", () => attempt(() => remove(`${path}/load`)).then(draw))
           : model.loaded ? button("Unload", () => act("unload")) : button("Load", () => act("load")),
         button("Alias", () => alias(model.model)),
-        button("Delete", () => drop(model.model), { class: "danger" })),
+        model.local_path && button("Delete", () => drop(model.model), { class: "danger" })),
     ];
   }
 

@@ -24,8 +24,8 @@ export function show(root) {
       drawCharts(depth);
       drawQueues(depth.queues);
       drawWorkers(held.workers);
-      fill(links, depth.flower_url && h("a", { href: depth.flower_url }, "Flower"),
-        " shows each task as Celery sees it: the window of the queue that is in the broker.");
+      fill(links, depth.flower_url && [h("a", { href: depth.flower_url }, "Flower"),
+        " shows each task as Celery sees it: the window of the queue that is in the broker."]);
     } catch (error) {
       notice(error.message);
     }
