@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import Checkpoints, make_checkpoint
+from tests.needs import require, unreadable
 from tests.stack import Stack, broker
 
 # As the owners of engines set it for their children: threads that spin while they wait take the cores from each other.
@@ -23,6 +24,14 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tokenyard"
+
+
+collect_ignore = unreadable(Path(__file__).parent)
+
+
+def pytest_report_header() -> list[str]:
+    """Says what a machine without some engines cannot run."""
+    return [f"left out, as it imports an engine that is not installed here: {path}" for path in collect_ignore]
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +55,7 @@ def starter_gguf() -> Path:
 @pytest.fixture(scope="session")
 def starter_bf16(starter_gguf: Path) -> Path:
     """The starter model as a safetensors folder, made once a machine."""
+    require("torch", "transformers")
     folder = CACHE / "smollm2-bf16"
     with (CACHE / "smollm2-bf16.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,6 +68,7 @@ def starter_bf16(starter_gguf: Path) -> Path:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     """Tiny random models, made when they are asked for."""
+    require("torch", "transformers")
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def find(architecture: str) -> Path:
