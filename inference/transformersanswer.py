@@ -1,9 +1,9 @@
-"""One answer under transformers: the model's passes over its tokens, a bounded number of them a pass."""
+"""One answer under transformers: its tokens, and how many of them a cache has taken in."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from transformers import DynamicCache
 
 from inference.detok import Detokenizer, Vocabulary
 from inference.prompts import Prompt
@@ -24,69 +24,70 @@ class Network(NamedTuple):
     ends: frozenset[int]  #: the tokens by which it says that it has finished
     vocabulary: Vocabulary
 
-    def new_cache(self) -> DynamicCache:
-        """Empty room for keys and values, of the kinds that this architecture's layers need. It grows."""
-        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
 
-    @torch.inference_mode()
-    def forward(self, ids: list[int], cache: DynamicCache) -> torch.Tensor:
-        """Scores for the place after `ids`, which the cache takes in."""
-        row = torch.tensor([ids], device=self.device)
-        scores: torch.Tensor = self.model(input_ids=row, past_key_values=cache, use_cache=True, **self.keep).logits
-        return scores[0, -1]
+class Row:
+    """Tokens, of which a cache has taken in the first few. A row of a group."""
+
+    def __init__(self, ids: Sequence[int] = ()) -> None:
+        self.ids = list(ids)
+        self.taken = 0
+        self.over = False  #: nobody waits for it any more
+        self.alone = False  #: it must not share its passes
+        self.cost = len(self.ids)  #: tokens of cache that it may come to need
+
+    @property
+    def pending(self) -> list[int]:
+        """What the next pass takes in: a part of the prompt, or the newest token."""
+        return self.ids[self.taken : self.taken + PASS]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all but its newest token is taken in."""
+        return 0 < self.taken == len(self.ids) - 1
 
 
-class Answer:
-    """A request on its way: waiting first, then with a cache of its own."""
+class Answer(Row):
+    """A request on its way: waiting first, then with its tokens in a cache."""
 
     def __init__(self, request: Request) -> None:
+        super().__init__()
         self.request = request
         self.aborted = False
         self.prompt_tokens = 0
-        self.budget = 0
 
     def begin(self, prompt: Prompt, network: Network) -> None:
         """Take the prompt's tokens. Nothing is computed yet."""
-        sampling = self.request.sampling
-        self.prompt_tokens, self.budget = prompt.tokens, prompt.budget
-        self._network = network
-        self._ids = prompt.ids
-        self._taken = 0  #: how many of the ids are in the cache
-        self._cache = network.new_cache()
+        self.ids, self.prompt_tokens, self._budget = prompt.ids, prompt.tokens, prompt.budget
+        self.cost = len(prompt.ids) + max(0, prompt.budget)
         self._place = self.request.emitted.count
-        self._sampler = Sampler(sampling, prompt.tokens)
+        self._network = network
+        self._sampler = Sampler(self.request.sampling, prompt.tokens)
         self._detokenizer = Detokenizer(network.vocabulary, prompt.ids, prompt.stop)
 
     @property
-    def cost(self) -> int:
-        """Tokens of cache that it may need."""
-        return len(self._ids) + max(0, self.budget)
+    def is_full(self) -> bool:
+        """Whether it has all the tokens that it may get."""
+        return self._budget <= 0
 
-    def advance(self) -> Chunk | None:
-        """One pass: a part of the prompt, or the next token. None while nothing may be given out."""
-        if self.budget <= 0:
-            return self.end(Piece(), "length")
-        part = self._ids[self._taken : self._taken + PASS]
-        scores = self._network.forward(part, self._cache)
-        self._taken += len(part)
-        if self._taken < len(self._ids):
-            return None
-        return self._take(self._sampler.draw(scores, self._ids, self._place))
-
-    def _take(self, drawn: Drawn) -> Chunk | None:
-        self._ids.append(drawn.token)
+    def draw(self, scores: torch.Tensor) -> Chunk | None:
+        """The next token, by the model's scores for it. None while nothing may be given out."""
+        drawn = self._sampler.draw(scores, self.ids, self._place)
+        self.ids.append(drawn.token)
         self._place += 1
-        self.budget -= 1
-        words = self._network.vocabulary
-        told = () if drawn.logprob is None else (words.logprob(drawn.token, drawn.logprob, drawn.top),)
-        piece = self._detokenizer.feed(drawn.token, told)
+        self._budget -= 1
+        piece = self._detokenizer.feed(drawn.token, self._told(drawn))
         if self._detokenizer.stopped:
             return self.end(piece, "stop")
         if drawn.token in self._network.ends and not self.request.sampling.ignore_eos:
             return self.end(piece + self._detokenizer.flush(), "stop")
-        if self.budget <= 0:
+        if self.is_full:
             return self.end(piece + self._detokenizer.flush(), "length")
         return piece.chunk(self.request.id, self.prompt_tokens) if piece.count else None
+
+    def _told(self, drawn: Drawn) -> tuple[Any, ...]:
+        if drawn.logprob is None:
+            return ()
+        return (self._network.vocabulary.logprob(drawn.token, drawn.logprob, drawn.top),)
 
     def end(self, piece: Piece, finish: Finish) -> Chunk:
         """Its last chunk."""

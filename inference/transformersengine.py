@@ -4,7 +4,8 @@ The loop is ours, not `generate`'s: one pass of the model a step, in the thread 
 effect at the next token, an answer goes on from any of its tokens, and what goes wrong reaches whoever waits (behind
 `generate` an exception leaves its streamer's reader waiting for ever). See docs/decisions.
 
-With more than one slot, the requests that run take turns, a pass each: no faster, but nobody waits for a long answer.
+With more than one slot, requests that have taken in their prompts share their passes (see `transformersgroup`). Where
+an architecture's caches cannot lie together they take turns, a pass each: no faster, but none waits for a long answer.
 """
 
 import inspect
@@ -25,7 +26,9 @@ from inference.prompts import Prompter, RefusedError, load_template, load_tokeni
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
 from inference.sampler import NoNumbersError
 from inference.slots import WaitingRoom
-from inference.transformersanswer import Answer, Network
+from inference.text import Piece
+from inference.transformersanswer import Answer, Network, Row
+from inference.transformersgroup import Group, computes_in_groups
 from inference.transformersload import Loaded, is_out_of_memory, load_model
 from inference.transformersmemory import PROBE, Growth
 
@@ -49,7 +52,9 @@ class TransformersEngine:
         self._room: WaitingRoom[Answer] = WaitingRoom(spec.slots, plan.total)
         self._answers: dict[str, Answer] = {}
         self._arrived: list[Answer] = []
-        self._running: list[Answer] = []
+        self._groups: list[Group[Answer]] = []
+        self._total = plan.total
+        self._in_groups = spec.slots > 1 and computes_in_groups(self._network)
         self._changed = threading.Condition()
         self._closed = False
         on_progress(1.0)
@@ -92,7 +97,10 @@ class TransformersEngine:
         """Each round's chunks, until closed. Raises EngineDiedError when the device is lost."""
         while self._wait():
             step = [chunk for answer in self._receive() if (chunk := self._begin(answer)) is not None]
-            step += [chunk for answer in self._admitted() if (chunk := self._advance(answer)) is not None]
+            self._admit()
+            for group in list(self._groups):
+                step += self._pass(group)
+            self._regroup()
             if step:
                 yield step
 
@@ -120,30 +128,82 @@ class TransformersEngine:
             failure = Failure(Failure.ENGINE_FAILED, "The prompt could not be prepared; the worker's log says why.")
             return self._last(answer, failure)
         with self._changed:
-            if not answer.aborted:
-                self._room.enter(answer, priority=request.priority, cost=answer.cost)
+            if answer.aborted:
+                return None
+            if answer.is_full:
+                self._forget(answer)
+                return answer.end(Piece(), "length")
+            self._room.enter(answer, priority=request.priority, cost=answer.cost)
         return None
 
-    def _admitted(self) -> list[Answer]:
+    def _admit(self) -> None:
         with self._changed:
-            self._running += self._room.admit()
-            return list(self._running)
+            admitted = self._room.admit()
+        self._groups += [Group(self._network, answer) for answer in admitted]
 
-    def _advance(self, answer: Answer) -> Chunk | None:
-        """One pass for one request. What goes wrong in it ends this request and no other."""
-        if answer.aborted:
-            return None
+    def _pass(self, group: Group[Answer]) -> list[Chunk]:
+        """One pass for the rows of a group; the tokens that came of it."""
+        group.shed()
+        if not group.rows:
+            return []
         try:
-            chunk = answer.advance()
+            scores = group.advance()
         except torch.AcceleratorError as error:
             self.close()  # after an error of its own, a GPU computes nothing more for this process
             raise EngineDiedError(f"The GPU failed: {error}") from error
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises
+            return self._break_up(group, error)
+        drawn = [self._draw(answer, row) for answer, row in zip(group.rows, scores, strict=True) if not answer.pending]
+        return [chunk for chunk in drawn if chunk is not None]
+
+    def _draw(self, answer: Answer, scores: torch.Tensor) -> Chunk | None:
+        try:
+            chunk = answer.draw(scores)
+        except Exception as error:  # noqa: BLE001 - a fault in one answer's sampling or text ends no other
             return self._last(answer, _failure(error, answer))
         with self._changed:
             if chunk is not None and chunk.finish is not None:
                 self._forget(answer)
             return None if answer.aborted else chunk
+
+    def _break_up(self, group: Group[Answer], error: Exception) -> list[Chunk]:
+        """A pass has failed. One request fails with it; of several nobody knows which, so each tries again alone."""
+        self._groups.remove(group)
+        if len(group.rows) == 1:
+            chunk = self._last(group.rows[0], _failure(error, group.rows[0]))
+            return [] if chunk is None else [chunk]
+        log.warning("transformers.group_broken_up", rows=len(group.rows), reason=repr(error))
+        self._groups += [self._alone(answer) for answer in group.rows]
+        return []
+
+    def _alone(self, answer: Answer) -> Group[Answer]:
+        answer.alone, answer.taken = True, 0
+        return Group(self._network, answer)
+
+    def _regroup(self) -> None:
+        """Let those go on together that can, within the memory that all of them may take."""
+        for group in self._groups:
+            group.shed()
+        self._groups = [group for group in self._groups if group.rows]
+        if not self._in_groups:
+            return
+        for group in [group for group in self._groups if group.may_join]:
+            host = next((other for other in self._groups if other is not group and self._may_host(other, group)), None)
+            if host is not None:
+                self._groups.remove(group)
+                self._join(host, group)
+
+    def _may_host(self, host: Group[Answer], group: Group[Answer]) -> bool:
+        others = sum(other.cost() for other in self._groups if other is not host and other is not group)
+        return host.may_join and others + host.cost(group) <= self._total
+
+    def _join(self, host: Group[Answer], group: Group[Answer]) -> None:
+        try:
+            host.join(group)
+        except Exception as error:  # noqa: BLE001 - most likely there is no memory for the copy
+            log.warning("transformers.not_joined", reason=repr(error))
+            self._groups.remove(host)
+            self._groups += [self._alone(answer) for answer in [*host.rows, *group.rows]]
 
     def _last(self, answer: Answer, failure: Failure) -> Chunk | None:
         with self._changed:
@@ -151,11 +211,11 @@ class TransformersEngine:
         return None if answer.aborted else answer.fail(failure)
 
     def _forget(self, answer: Answer) -> None:
-        """Give back its slot or place, and with it its cache; under the lock."""
+        """Give back its slot or place; its row goes when the round is over. Under the lock."""
+        answer.over = True
         if self._answers.get(answer.request.id) is answer:  # not a later one, of the same job
             del self._answers[answer.request.id]
         self._room.leave(answer)
-        self._running = [other for other in self._running if other is not answer]
         self._arrived = [other for other in self._arrived if other is not answer]
 
 
@@ -172,12 +232,14 @@ def _network(loaded: Loaded, tokenizer: Any) -> Network:
 
 def _try_out(network: Network) -> Growth:
     """Two passes over a few tokens, to see that it computes, and what its cache takes. Raises LoadError."""
-    cache = network.new_cache()
+    row = Row()
+    group = Group(network, row)
+    sizes = []
     try:
-        sizes = []
         for _ in range(2):
-            network.forward(list(range(PROBE)), cache)
-            sizes.append(transformersmemory.cache_size(cache))
+            row.ids += range(PROBE)
+            group.advance()
+            sizes.append(group.size)
     except Exception as error:
         if is_out_of_memory(error):
             raise LoadError(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -117,19 +117,6 @@ def measure(cache_sizes: Iterable[int]) -> Growth:
     first, second = cache_sizes
     token = (second - first) // PROBE
     return Growth(token, max(0, first - token * PROBE))
-
-
-def cache_size(cache: Any) -> int:
-    """Bytes of all tensors in a cache, whatever its layers keep."""
-    return sum(_bytes(value) for layer in cache.layers for value in vars(layer).values())
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.nbytes
-    if isinstance(value, dict):
-        value = list(value.values())
-    return sum(_bytes(item) for item in value) if isinstance(value, list | tuple) else 0
 
 
 def plan(own: int | None, growth: Growth, left: int, spec: Spec) -> Plan:

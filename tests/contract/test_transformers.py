@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -50,8 +51,8 @@ def copy(checkpoints: Checkpoints, tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoints("qwen3"), tmp_path / "model"))
 
 
-def spec_of(path: Path, **kwargs: object) -> Spec:
-    return Spec("transformers", str(path), slots=1, **kwargs)  # type: ignore[arg-type]
+def spec_of(path: Path, *, slots: int = 1, **kwargs: Any) -> Spec:
+    return Spec("transformers", str(path), slots, **kwargs)
 
 
 def load_remote(path: Path, **kwargs: object) -> RemoteEngine:
@@ -251,14 +252,90 @@ def test_scores_that_are_no_numbers_are_an_error_that_says_so(tiny: Open) -> Non
     assert "not numbers" in error.message
 
 
-def test_running_requests_take_turns_where_there_are_several_slots(checkpoints: Checkpoints) -> None:
-    engine = build(Spec("transformers", str(checkpoints("qwen3")), slots=2), lambda fraction: None)
-    with Listener(engine) as listener:
-        listener.engine.submit(make_request("long", max_tokens=3000, ignore_eos=True))
-        listener.wait_first("long")
-        listener.ask(make_request("short", max_tokens=5, ignore_eos=True))
-        assert not any(chunk.finish for chunk in listener.of("long"))
-        listener.engine.abort("long")
+class Passes:
+    """Counts a model's passes by their rows, and makes one of so many rows fail."""
+
+    def __init__(self, listener: Listener, fail_at: int = 0) -> None:
+        from inference.transformersengine import TransformersEngine
+
+        assert isinstance(listener.engine, TransformersEngine)
+        self.rows: list[int] = []
+        self._fail_at = fail_at
+        listener.engine._network.model.register_forward_pre_hook(self._see, with_kwargs=True)
+
+    def _see(self, _: object, __: object, kwargs: dict[str, Any]) -> None:
+        self.rows.append(len(kwargs["input_ids"]))
+        if self.rows[-1] == self._fail_at:
+            raise RuntimeError("one of them cannot be computed")
+
+
+def several() -> list[Request]:
+    """Requests of different lengths and samplings."""
+    shared: Any = {"max_tokens": 24, "ignore_eos": True}
+    return [
+        sampled("greedy", Sampling(temperature=0.0, **shared)),
+        sampled("short", Sampling(temperature=0.0, max_tokens=5, ignore_eos=True), prompt="word"),
+        sampled("drawn", Sampling(temperature=1.0, seed=5, **shared), prompt="the quick brown fox " * 9),
+        sampled("penalized", Sampling(temperature=0.0, frequency_penalty=1.5, **shared), prompt="a language"),
+    ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_requests_that_share_their_passes_get_what_each_gets_alone(tiny: Open, architecture: str) -> None:
+    listener = tiny(architecture, slots=4)
+    for request in several():
+        listener.ask(request)
+    alone = {request.id: emitted_by(listener.of(request.id)) for request in several()}
+    listener.chunks.clear()
+    passes = Passes(listener)
+    for request in several():
+        listener.engine.submit(request)
+    listener.answer(*alone)
+    assert {name: emitted_by(listener.of(name)) for name in alone} == alone
+    assert max(passes.rows) > 2
+    assert len(passes.rows) < 0.7 * sum(answer.count for answer in alone.values())
+
+
+def test_a_request_that_comes_later_joins_those_that_run_and_one_that_leaves_disturbs_none(tiny: Open) -> None:
+    listener = tiny(slots=3)
+    first, second = (sampled(name, Sampling(temperature=0.0, max_tokens=300, ignore_eos=True)) for name in "ab")
+    expected = emitted_by(listener.ask(sampled("x", first.sampling)))
+    listener.chunks.clear()
+    passes = Passes(listener)
+    listener.engine.submit(first)
+    listener.wait_first("a")
+    listener.engine.submit(second)
+    listener.wait_first("b")
+    listener.engine.submit(sampled("c", Sampling(temperature=0.0, max_tokens=4, ignore_eos=True), prompt="word " * 700))
+    listener.answer("c")
+    listener.engine.abort("b")
+    listener.answer("a")
+    assert emitted_by(listener.of("a")) == expected
+    assert not any(chunk.finish for chunk in listener.of("b"))
+    assert max(passes.rows) == 3
+
+
+def test_of_a_shared_pass_that_fails_each_request_goes_on_alone(tiny: Open) -> None:
+    listener = tiny(slots=4)
+    alone = {request.id: emitted_by(listener.ask(request)) for request in several()}
+    listener.chunks.clear()
+    passes = Passes(listener, fail_at=3)
+    for request in several():
+        listener.engine.submit(request)
+    listener.answer(*alone)
+    assert {name: emitted_by(listener.of(name)) for name in alone} == alone
+    assert passes.rows.count(3) == 1
+
+
+def test_requests_share_passes_only_within_the_memory_that_is_granted(tiny: Open) -> None:
+    whole = tiny(slots=2, context=600).engine.info
+    per_token = whole.cache_bytes // 1200
+    listener = tiny(slots=2, context=600, memory=whole.weights_bytes + 700 * per_token)
+    passes = Passes(listener)
+    listener.engine.submit(sampled("long", Sampling(max_tokens=500, ignore_eos=True), prompt="word " * 20))
+    listener.engine.submit(sampled("short", Sampling(max_tokens=50, ignore_eos=True), prompt="word"))
+    listener.answer("long", "short")
+    assert set(passes.rows) == {1}  # together they would be padded to two long ones
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
