@@ -4,6 +4,9 @@ from app import jobs, settings
 
 _settings = settings.load()
 
+#: How often what is over its time is forgotten, in seconds.
+PRUNE_SECONDS = 60.0
+
 broker_url = _settings.redis_url
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
@@ -15,7 +18,8 @@ broker_transport_options = {
     "visibility_timeout": 7 * 24 * 3600,
     # A worker that starts to consume a model's queue sees it when the pop under way ends, in seconds.
     "polling_interval": 0.2,
-    "socket_timeout": 30,
+    # A web process only sends, and a request must not wait for a broker that hangs.
+    "socket_timeout": 5 if _settings.role == "web" else 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
 }
@@ -41,6 +45,8 @@ worker_concurrency = {
     # A quarter more threads than the slots of all engines that it may hold, so that no model starves another.
     "worker": int((_settings.worker_slots or 64) * _settings.max_cache_models * 1.25) + 1,
     "puller": _settings.max_concurrent_pulls,
+    # What takes long must not keep a sweep waiting.
+    "keeper": 4,
 }.get(_settings.role, 1)
 timezone = "UTC"
 beat_schedule = {
@@ -49,6 +55,11 @@ beat_schedule = {
         "schedule": _settings.sweep_seconds,
         # A sweep that waited longer than this has a successor in the queue.
         "options": {"expires": _settings.sweep_seconds, "queue": jobs.MAINTENANCE_QUEUE, "priority": 0},
-    }
+    },
+    "prune": {
+        "task": jobs.PRUNE_TASK,
+        "schedule": PRUNE_SECONDS,
+        "options": {"expires": PRUNE_SECONDS, "queue": jobs.MAINTENANCE_QUEUE, "priority": 9},
+    },
 }
 beat_max_loop_interval = 5

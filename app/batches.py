@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from app import keys
 from app.database import Database
 from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import TERMINAL, State
+from app.keys import Key
 from app.models import Batch, Job, Result
 from app.store import Detail
 
@@ -82,10 +84,19 @@ class Batches:
                 session.execute(sa.update(Batch).where(Batch.id == batch_id).values(total=count))
         return count
 
-    def add(self, jobs: list[Job]) -> None:
-        """Commits a group's jobs, all or none."""
+    def add(self, jobs: list[Job], key: Key | None = None) -> list[Job]:
+        """Commits a group's jobs, all or none. Returns them, or those that were accepted under the same key before.
+
+        Raises IdempotencyConflictError.
+        """
         with self._db.write() as session:
+            first = keys.find(session, key)
+            if first is not None:
+                group = sa.select(Job).where(Job.group_id == first.group_id).order_by(Job.id)
+                return list(session.scalars(group))
             session.add_all(jobs)
+            keys.keep(session, key, jobs[0])
+        return jobs
 
     def open(self, batch_id: str) -> None:
         """All its lines are here: the batch is accepted."""

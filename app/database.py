@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 #: The first SQLite whose WAL mode has no reset bug (https://www.sqlite.org/wal.html#walresetbug).
 SAFE_WAL = (3, 51, 3)
 BUSY_TIMEOUT_MS = 10_000
+#: For who only wants to know.
+PROBE_TIMEOUT_MS = 1_000
 
 
 class Database:
@@ -46,9 +48,31 @@ class Database:
         with _available(), self._writer() as session, session.begin():
             yield session
 
+    def probe(self) -> None:
+        """Takes SQLite's write lock for a moment, without waiting for it as long as a write would.
+
+        Raises UnavailableError.
+        """
+        with _available(), self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                connection = connection.execution_options(begin="IMMEDIATE")
+                _patience(connection, PROBE_TIMEOUT_MS)
+            try:
+                connection.exec_driver_sql("SELECT 1")
+            finally:
+                _patience(connection, BUSY_TIMEOUT_MS)
+
     def close(self) -> None:
         """Closes every connection of this process."""
         self._engine.dispose()
+
+
+def _patience(connection: sa.Connection, milliseconds: int) -> None:
+    """How long SQLite waits for a lock, outside of any transaction."""
+    if connection.dialect.name == "sqlite":
+        cursor = connection.connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        cursor.close()
 
 
 @contextmanager

@@ -192,6 +192,7 @@ class QueueFullError(TokenyardError):
     """As many jobs wait as may."""
 
     code = "queue_full"
+    retry_after = 5
 
 
 class SlowConsumerError(TokenyardError):

@@ -46,6 +46,7 @@ MAX_LOSSES = 2
 GENERATE_TASK = "tokenyard.generate"
 PULL_TASK = "tokenyard.pull"
 SWEEP_TASK = "tokenyard.sweep"
+PRUNE_TASK = "tokenyard.prune"
 SCAN_TASK = "tokenyard.scan"
 
 PULL_QUEUE = "pulls"

@@ -15,10 +15,12 @@ from app.database import Database
 from app.dispatch import Dispatcher
 from app.estimates import Estimates
 from app.files import Files
+from app.limits import Limits
 from app.lives import Lives
 from app.loads import Loads
 from app.orders import Orders
 from app.registry import Registry
+from app.retention import Retention
 from app.scans import Scans
 from app.sessions import Sessions
 from app.settings import Settings
@@ -45,6 +47,8 @@ class Kernel:
     orders: Orders
     dispatcher: Dispatcher
     estimates: Estimates
+    limits: Limits
+    retention: Retention
     scans: Scans
 
     def close(self) -> None:
@@ -81,8 +85,15 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         orders=Orders(registry, loads),
         dispatcher=Dispatcher(store, bus, registry, loads, celery),
         estimates=Estimates(store, registry),
+        limits=limits_of(settings, store),
+        retention=Retention(database, clock, days=settings.retention_days, jobs=settings.retention_jobs),
         scans=Scans(client, celery),
     )
+
+
+def limits_of(settings: Settings, store: Store) -> Limits:
+    """How many jobs may wait, by this process's own count."""
+    return Limits(store, held=settings.max_queue, detached=settings.max_queued_jobs)
 
 
 def sender() -> Celery:

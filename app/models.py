@@ -213,7 +213,11 @@ class Idempotency(Base):
     """What a client's Idempotency-Key stood for: the same key and body give the same job."""
 
     __tablename__ = "idempotencies"
-    __table_args__ = (Index("ix_idempotencies_created_at", "created_at"),)
+    __table_args__ = (
+        Index("ix_idempotencies_created_at", "created_at"),
+        # Keys go with their jobs, and the database looks for them by this.
+        Index("ix_idempotencies_job_id", "job_id"),
+    )
 
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
     key: Mapped[str] = mapped_column(String(255), primary_key=True)

@@ -182,6 +182,10 @@ class Reads:
         with self._db.read() as session:
             return session.scalar(mean.where(latest.c.model == model, latest.c.kind != Kind.PULL))
 
+    def probe(self) -> None:
+        """Asks whether the database takes writes just now. Raises UnavailableError."""
+        self._db.probe()
+
     def is_suspect(self, job_id: str) -> bool:
         """Whether a job is in the queue that lost its worker so often that it must run alone."""
         query = sa.select(Job.id).where(Job.id == job_id, Job.status == State.QUEUED, Job.losses >= MAX_LOSSES)

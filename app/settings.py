@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     session_ttl: Annotated[float, Field(gt=0)] = 3600.0
     session_turns: Annotated[int, Field(ge=1, le=1000)] = 20
 
+    max_queue: Annotated[int, Field(ge=1)] = 512
+    max_queued_jobs: Annotated[int, Field(ge=1)] = 200_000
+    retention_days: Annotated[float, Field(gt=0)] = 30.0
+    retention_jobs: Annotated[int, Field(ge=0)] = 100_000
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     renew_seconds: Annotated[float, Field(gt=0)] = 5.0
     sweep_seconds: Annotated[float, Field(gt=0)] = 5.0

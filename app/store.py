@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from app import keys
 from app.endings import Outcome, end, end_queued, error_columns, overdue, requeue
-from app.errors import Failure, IdempotencyConflictError, JobNotFoundError
+from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
-from app.models import Idempotency, Job, Life, Pull, Result
+from app.keys import Key
+from app.models import Job, Life, Pull, Result
 from app.reads import HINTS, Detail, Hint, Reads
 from app.release import QUEUED, pick
 from app.sessions import join, remember
@@ -20,14 +22,6 @@ __all__ = ["Accepted", "Detail", "Hint", "Key", "Outcome", "Store"]
 BATCH = 500
 #: Seconds after its deadline at which a running job that its owner forgot is ended for it.
 OVERDUE = 30.0
-
-
-class Key(NamedTuple):
-    """A client's Idempotency-Key, and what tells its request from others under the same key."""
-
-    tenant: str
-    key: str
-    digest: str
 
 
 class Accepted(NamedTuple):
@@ -49,7 +43,7 @@ class Store(Reads):
         """
         try:
             with self._db.write() as session:
-                earlier = _under(session, key)
+                earlier = keys.find(session, key)
                 return Accepted(earlier, [], fresh=False) if earlier else self._add(session, job, pull, slots, key)
         except sa.exc.IntegrityError:
             # PostgreSQL lets two transactions look for a key at once; SQLite's writers come one after the other.
@@ -64,8 +58,7 @@ class Store(Reads):
         if pull is not None:
             job.released_at = self._clock.now()
         session.flush()
-        if key is not None:
-            session.add(Idempotency(**key._asdict(), job_id=job.id, created_at=job.created_at))
+        keys.keep(session, key, job)
         if pull is None:
             return Accepted(job, self._release(session, job.model, slots))
         pull.job_id = job.id
@@ -75,7 +68,7 @@ class Store(Reads):
     def accepted(self, key: Key | None) -> Job | None:
         """The job that a key stands for, if any. Raises IdempotencyConflictError."""
         with self._db.read() as session:
-            return _under(session, key)
+            return keys.find(session, key)
 
     def release(self, model: str, slots: int) -> list[Hint]:
         """Marks as released what a model with so many slots may have in the broker; the caller sends the messages."""
@@ -231,17 +224,6 @@ class Store(Reads):
         """A job whose engine died under it, told by its own worker: as `requeue_lost`."""
         with self._db.write() as session:
             return requeue(session, self._clock.now(), Job.id == job_id, Job.attempt == attempt, lost=True)
-
-
-def _under(session: Session, key: Key | None) -> Job | None:
-    if key is None:
-        return None
-    row = session.get(Idempotency, (key.tenant, key.key))
-    if row is None:
-        return None
-    if row.digest != key.digest:
-        raise IdempotencyConflictError(key.key)
-    return session.get(Job, row.job_id)
 
 
 def _owned(job_id: str, attempt: int) -> sa.Update:

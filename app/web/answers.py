@@ -432,6 +432,7 @@ class HealthAnswer(Answer):
 
     status: Literal["healthy", "degraded"]
     reasons: list[str]
+    unready: list[str] = Field(description="Those of the reasons for which GET /health/ready says 503.")
     unavailable: list[str] = Field(description="Codes of what does not answer.")
     uptime_seconds: float
     models_cached: int

@@ -15,6 +15,7 @@ from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
 from app.web.bodies import decode_object
 from app.web.current import Site, here
 from app.web.errors import explain
+from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.schemas import ChatBody, Strict
 from app.web.security import NDJSON
@@ -59,12 +60,14 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
     """POST /jobs with `application/x-ndjson`: all lines are accepted, or none."""
     site, group = here(), query.group or new_id()
     # Read here, as a connection belongs to its event loop; looked at in the pool.
-    jobs = offload(_read, site, request.get_data(cache=False), group)
-    site.kernel.batches.add(jobs)
+    key = key_of_request()
+    jobs = offload(_read, site, request.get_data(cache=key is not None), group)
+    site.kernel.limits.take("", held=False, jobs=len(jobs))
+    jobs = site.kernel.batches.add(jobs, key)
     for model in {job.model for job in jobs}:
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
-    return jsonify({"group": group, "count": len(jobs), "ids": [job.id for job in jobs]}), 202
+    return jsonify({"group": jobs[0].group_id, "count": len(jobs), "ids": [job.id for job in jobs]}), 202
 
 
 def _read(site: Site, body: bytes, group: str) -> list[Job]:
@@ -97,7 +100,7 @@ def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, str])
     except TokenyardError as error:
         error.message = f"Line {number}: {error.message}"
         raise
-    job = generation(body, held=False, group_id=group)
+    job = generation(body, held=False, now=site.kernel.clock.now(), group_id=group)
     if "priority" not in body.model_fields_set:
         job.priority = BATCH_PRIORITY
     return job

@@ -35,7 +35,7 @@ def greet() -> AnyResponse:
 
 @health.get("/health", summary="How the site is", responses={200: HealthAnswer, 503: HealthAnswer})
 def show_health() -> Response:
-    """`degraded` without a worker; 503 without the broker or the database."""
+    """`degraded` while anything is missing; 503 without the broker or the database."""
     facts = _vitals().facts()
     return _answer(facts, ok=not facts["unavailable"])
 
@@ -48,10 +48,10 @@ def show_live() -> Response:
 
 @health.get("/health/ready", summary="Can it answer?", security=OPEN, responses={200: ReadyAnswer, 503: ReadyAnswer})
 def show_ready() -> Response:
-    """200 once the broker, the database and at least one worker answer."""
+    """200 while jobs can be accepted, run and made up for: broker, database, disk, a worker, and the sweep are well."""
     facts = _vitals().facts()
-    body = {"status": "not ready" if facts["reasons"] else "ready", "reasons": facts["reasons"]}
-    return _answer(body, ok=not facts["reasons"])
+    body = {"status": "not ready" if facts["unready"] else "ready", "reasons": facts["unready"]}
+    return _answer(body, ok=not facts["unready"])
 
 
 @health.get("/status", summary="Workers and queues", responses={200: StatusAnswer})

@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import NotFoundError, SlowConsumerError, UnavailableError
 from app.events import Ended, Event, Progress, Token
-from app.jobs import State
+from app.jobs import TERMINAL, State
 from app.models import Job
 from app.web.client import of_request
 from app.web.current import Site
@@ -37,7 +37,7 @@ def events_of(site: Site, job: Job, *, merge: bool = True) -> Events:
     To be called while the request is at hand. `merge` is follow's.
     """
     client = of_request()
-    if not job.held:
+    if not job.held or job.status in TERMINAL:
         return follow(site.kernel, site.hub, job.id, client=client, merge=merge)
     deadline = time.monotonic() + job.expires_at - site.kernel.clock.now()
     events = follow(site.kernel, site.hub, job.id, until=deadline, client=client, merge=merge)

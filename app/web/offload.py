@@ -13,7 +13,7 @@ from gevent import monkey
 
 from app.dispatch import Dispatcher
 from app.estimates import Estimates
-from app.kernel import Kernel, open_kernel, sender
+from app.kernel import Kernel, limits_of, open_kernel, sender
 from app.orders import Orders
 from app.settings import Settings
 
@@ -81,4 +81,5 @@ def open_offloaded(settings: Settings) -> Kernel:
         orders=Orders(kernel.registry, loads),
         dispatcher=Dispatcher(store, kernel.bus, kernel.registry, loads, celery),
         estimates=Estimates(store, kernel.registry),
+        limits=limits_of(settings, store),
     )

@@ -21,6 +21,7 @@ NDJSON = "application/x-ndjson"
 OPEN = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json"})
 OPEN_FOLDERS = ("/docs/", "/console/")
 
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -60,7 +61,7 @@ class Guard:
         if origin and self._is_listed(origin):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
-            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Last-Event-ID"
+            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
             response.headers["Access-Control-Expose-Headers"] = "X-Job-Id, X-Request-Id"
             response.headers.add("Vary", "Origin")
         return response

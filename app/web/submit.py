@@ -1,6 +1,5 @@
 """From a request's body to an accepted job."""
 
-import time
 from typing import Any
 
 from flask import g, has_request_context
@@ -12,6 +11,7 @@ from app.kernel import Kernel
 from app.models import Job, Model, Pull
 from app.names import check_hub_name
 from app.sessions import KEY
+from app.web.keys import key_of_request
 from app.web.schemas import ChatBody, GenerateBody, PullBody
 
 #: Seconds that a pull may take in all: 70 GB over a slow line are days.
@@ -21,18 +21,23 @@ PULL_TIMEOUT = 7 * 86_400
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: dict[str, Any] | None = None) -> Job:
     """Commits a generation; its row keeps what `extra` a dialect needs to show it again.
 
-    Raises ModelNotDownloadedError, InvalidRequestError, ModelCooldownError, UnavailableError.
+    A request that came before under the same Idempotency-Key has its job already: that is the answer then.
+    Raises ModelNotDownloadedError, InvalidRequestError, ModelCooldownError, QueueFullError, UnavailableError, and
+    IdempotencyConflictError.
     """
+    key = key_of_request()
+    earlier = kernel.store.accepted(key) if key is not None else None
+    if earlier is not None:
+        return _noted(earlier)
     model = kernel.catalog.get(body.model)
     body.model = model.name
     _check_abilities(model, body)
-    job = generation(body, held=held)
+    job = generation(body, held=held, now=kernel.clock.now())
     job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
-    kernel.dispatcher.submit(job)
-    _note(job)
-    return job
+    kernel.limits.take(job.model, held=held)
+    return _noted(kernel.dispatcher.submit(job, key=key))
 
 
 def _check_abilities(model: Model, body: GenerateBody) -> None:
@@ -43,9 +48,8 @@ def _check_abilities(model: Model, body: GenerateBody) -> None:
         raise InvalidRequestError(refusal.reason, param=refusal.param)
 
 
-def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -> Job:
+def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | None = None) -> Job:
     """The row of a generation that nobody has accepted yet; its body has the model's own name."""
-    now = time.time()
     return Job(
         id=new_id(),
         kind=Kind.GENERATE.value,
@@ -65,9 +69,13 @@ def generation(body: GenerateBody, *, held: bool, group_id: str | None = None) -
 
 
 def submit_pull(kernel: Kernel, body: PullBody) -> Job:
-    """Commits a download. Raises InvalidRequestError, UnavailableError."""
+    """Commits a download, as `submit_generation` does. Raises InvalidRequestError too."""
+    key = key_of_request()
+    earlier = kernel.store.accepted(key) if key is not None else None
+    if earlier is not None:
+        return _noted(earlier)
     name = check_hub_name(kernel.catalog.download_name(body.model, gpu=_largest_gpu(kernel)))
-    now = time.time()
+    now = kernel.clock.now()
     job = Job(
         id=new_id(),
         kind=Kind.PULL.value,
@@ -84,9 +92,8 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
         request={"model": name, "revision": body.revision, "quantize": body.quantize, "init": body.init},
     )
     pull = Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0, files_done=0)
-    kernel.dispatcher.submit(job, pull)
-    _note(job)
-    return job
+    kernel.limits.take(job.model, held=False)
+    return _noted(kernel.dispatcher.submit(job, pull, key))
 
 
 def _largest_gpu(kernel: Kernel) -> int:
@@ -97,7 +104,8 @@ def _largest_gpu(kernel: Kernel) -> int:
     return max((card.memory_total for card in cards if card.cuda_available), default=0)
 
 
-def _note(job: Job) -> None:
+def _noted(job: Job) -> Job:
     """The answer names the job in a header, also when it is an error."""
     if has_request_context():
         g.job_id = job.id
+    return job

@@ -1,5 +1,6 @@
 """How the site is: asked at most once a second, however often a balancer asks."""
 
+import shutil
 import threading
 import time
 from collections import defaultdict
@@ -9,7 +10,7 @@ from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.jobs import Kind, State
 from app.reads import Depth
-from app.registry import Card
+from app.registry import PULLER, SWEEPER, Card
 from app.web.current import Site
 from app.web.residence import worker
 
@@ -17,6 +18,14 @@ from app.web.residence import worker
 FRESH = 1.0
 #: How old it may be while somebody asks anew: a broker that hangs must not look healthy for as long as asking takes.
 STALE = 3.0
+
+
+#: Below this the database cannot grow any more, in bytes.
+LEAST_FREE = 32 * 1024 * 1024
+_ABSENT = {
+    SWEEPER: "Nobody sweeps, so what crashes now is not made up for: is the keeper alive, and the beat?",
+    PULLER: "No puller is alive, so downloads wait. `make status` shows the processes.",
+}
 
 
 class Vitals:
@@ -47,21 +56,30 @@ class Vitals:
         cards: tuple[Card, ...] = ()
         failures: list[Cooldown] = []
         depths: list[Depth] = []
+        absent: list[str] = []
         try:
             kernel.bus.ping()
             cards, failures = kernel.registry.workers(), kernel.loads.failures()
+            absent = [role for role in _ABSENT if not kernel.registry.is_filled(role)]
         except UnavailableError as error:
             missing.append(error)
         try:
             depths = kernel.store.depths()
+            kernel.store.probe()
         except UnavailableError as error:
             missing.append(error)
-        reasons = [error.message for error in missing]
+        unready = [error.message for error in missing]
         if not missing and not cards:
-            reasons.append("No worker is alive, so jobs wait. `make status` shows the processes.")
+            unready.append("No worker is alive, so jobs wait. `make status` shows the processes.")
+        if SWEEPER in absent:
+            unready.append(_ABSENT[SWEEPER])
+        if shutil.disk_usage(kernel.settings.data_dir).free < LEAST_FREE:
+            unready.append("The disk of DATA_DIR is full: nothing more can be kept. Make room on it.")
+        reasons = [*unready, *([_ABSENT[PULLER]] if PULLER in absent else [])]
         return {
             "status": "degraded" if reasons else "healthy",
             "reasons": reasons,
+            "unready": unready,
             "unavailable": [error.code for error in missing],
             "uptime_seconds": round(time.monotonic() - self._site.started, 3),
             **_of_workers(cards, failures, kernel.settings.max_cache_models),

@@ -67,6 +67,7 @@ def create_batch(body: BatchBody) -> Response:
     if body.endpoint not in ENDPOINTS:
         raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
     now, seconds = time.time(), body.seconds()
+    site.kernel.limits.take("", held=False)
     file = site.kernel.files.get(body.input_file_id)
     batch = Batch(
         id=f"batch_{new_id()}",

@@ -102,11 +102,11 @@ def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, st
             known[body.model] = kernel.catalog.get(body.model).name
         body.model = known[body.model]
     except (InvalidRequestError, ModelNotDownloadedError) as error:
-        job = generation(_refused(line["body"]), held=False, group_id=batch.id)
+        job = generation(_refused(line["body"]), held=False, now=kernel.clock.now(), group_id=batch.id)
         job.status, job.finished_at = State.FAILED.value, job.created_at
         job.error_code, job.error_message = error.code, error.message
     else:
-        job = generation(body, held=False, group_id=batch.id)
+        job = generation(body, held=False, now=kernel.clock.now(), group_id=batch.id)
     job.priority, job.expires_at, job.tenant = BATCH_PRIORITY, batch.expires_at, batch.tenant
     job.request = {**job.request, LINE: line["custom_id"]}
     return job

@@ -19,7 +19,7 @@ from app.events import Ended, Log, Progress, Token, Usage
 from app.jobs import State, new_id
 from app.kernel import Kernel, open_kernel
 from app.models import Base, Job, Life, Result
-from app.registry import Card, Holding
+from app.registry import PULLER, SWEEPER, Card, Holding
 from app.settings import Settings
 from app.store import Outcome
 from app.web import create_app
@@ -78,6 +78,9 @@ class Worker:
             session.add(Life(id=self.life, node=NODE, host="test", pid=1, pid_started=0.0, started_at=time.time()))
 
     def announce(self) -> None:
+        """As a worker shows itself; the keeper and the puller too."""
+        for role in (SWEEPER, PULLER):
+            self.kernel.registry.mark(role, 60)
         holding = Holding(model="scripted", backend="scripted", slots=4, load_ns=7)
         self.kernel.registry.announce(Card(NODE, "cpu.0", "test", 1, self.life, (holding,), torch_version="2.9"))
         self.kernel.registry.forget()

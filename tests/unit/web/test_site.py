@@ -224,3 +224,35 @@ def test_listed_origins_and_hosts_may_ask(tmp_path: Path, broker: Broker) -> Non
     assert response.headers["Access-Control-Allow-Origin"] == "https://ui.example"
     assert client.options("/jobs", headers=headers).status_code == 200
     kernel.close()
+
+
+def test_ready_tells_what_is_broken_and_that_it_is_well_again(
+    client: FlaskClient, app: Flask, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "FRESH", 0.0)
+    worker.announce()
+
+    def reasons() -> str:
+        response = client.get("/health/ready")
+        assert response.status_code == (503 if response.get_json()["reasons"] else 200)
+        return " ".join(response.get_json()["reasons"])
+
+    assert reasons() == ""
+    kernel.bus.redis.delete("tokenyard:role:sweeper")
+    assert "Nobody sweeps" in reasons()
+    worker.announce()
+    kernel.bus.redis.config_set("maxmemory", 1)
+    try:
+        assert "memory is full" in reasons()
+        assert client.post("/chat", json=BODY).status_code == 503
+        assert client.post("/jobs", json=BODY).status_code == 202
+    finally:
+        kernel.bus.redis.config_set("maxmemory", 0)
+    monkeypatch.setattr(vitals, "LEAST_FREE", 1 << 60)
+    assert "disk" in reasons()
+    monkeypatch.setattr(vitals, "LEAST_FREE", 0)
+    kernel.bus.redis.delete("tokenyard:role:puller")
+    assert reasons() == ""
+    assert client.get("/health").get_json()["status"] == "degraded"
+    worker.announce()
+    assert client.get("/health").get_json()["status"] == "healthy"

@@ -1,0 +1,90 @@
+"""Retention: what has ended is kept for a while, and then forgotten, a little at a time."""
+
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.orm import Session
+
+from app.clock import Clock
+from app.database import Database
+from app.jobs import TERMINAL
+from app.models import Idempotency, Job, Life
+
+log = structlog.get_logger(__name__)
+
+#: Rows that one transaction deletes: others write in between.
+STEP = 500
+#: Seconds between two transactions.
+PAUSE = 0.02
+#: Seconds that one run may take; the next goes on.
+BUDGET = 2.0
+#: How long a key stands for its job, and a life that ended is remembered, in seconds.
+DAY = 86_400.0
+
+
+class Retention:
+    """Deletes finished jobs by age and number, and with them results and keys; old keys; lives that ended."""
+
+    def __init__(self, database: Database, clock: Clock, *, days: float, jobs: int) -> None:
+        self._db = database
+        self._clock = clock
+        self._days = days
+        self._jobs = jobs
+
+    def prune(self) -> int:
+        """Forgets what is over its time, for BUDGET seconds at most; returns how many rows. Raises UnavailableError."""
+        until = time.monotonic() + BUDGET
+        now = self._clock.now()
+        steps = (
+            lambda session: self._old_jobs(session, now - self._days * DAY),
+            self._surplus_jobs,
+            lambda session: _keys(session, now - DAY),
+            lambda session: _lives(session, now - DAY),
+        )
+        deleted = sum(self._repeat(step, until) for step in steps)
+        if deleted:
+            log.info("pruned", rows=deleted)
+        return deleted
+
+    def _repeat(self, step: Callable[[Session], sa.Delete | None], until: float) -> int:
+        total = 0
+        while time.monotonic() < until:
+            with self._db.read() as session:
+                statement = step(session)
+            if statement is None:
+                break
+            with self._db.write() as session:
+                total += session.execute(statement).rowcount  # type: ignore[attr-defined]  # a CursorResult
+            time.sleep(PAUSE)
+        return total
+
+    def _old_jobs(self, session: Session, before: float) -> sa.Delete | None:
+        # A job's id tells when it was made, and nothing finishes before that: the index ends the search.
+        made_before = f"{int(before * 1000):012x}"
+        return _jobs(session, Job.id < made_before, Job.finished_at < before)
+
+    def _surplus_jobs(self, session: Session) -> sa.Delete | None:
+        newest = sa.select(Job.id).where(Job.finished_at.is_not(None)).order_by(Job.id.desc())
+        boundary = session.scalar(newest.offset(self._jobs).limit(1))
+        return None if boundary is None else _jobs(session, Job.id <= boundary)
+
+
+def _jobs(session: Session, *where: sa.ColumnElement[bool]) -> sa.Delete | None:
+    for state in sorted(TERMINAL):
+        ids = session.scalars(sa.select(Job.id).where(Job.status == state, *where).order_by(Job.id).limit(STEP)).all()
+        if ids:
+            return sa.delete(Job).where(Job.id.in_(ids))
+    return None
+
+
+def _keys(session: Session, before: float) -> sa.Delete | None:
+    old = sa.select(Idempotency.tenant, Idempotency.key).where(Idempotency.created_at < before).limit(STEP)
+    keys = [tuple(row) for row in session.execute(old)]
+    return sa.delete(Idempotency).where(sa.tuple_(Idempotency.tenant, Idempotency.key).in_(keys)) if keys else None
+
+
+def _lives(session: Session, before: float) -> sa.Delete | None:
+    ids = session.scalars(sa.select(Life.id).where(Life.ended_at < before).limit(STEP)).all()
+    return sa.delete(Life).where(Life.id.in_(ids)) if ids else None
