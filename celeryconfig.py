@@ -1,6 +1,10 @@
 """Celery's configuration, for every process that sends or runs tasks. Its values come from app.settings."""
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from app import jobs, settings
+
+TRANSPORT_ALIASES |= dict.fromkeys(("redis", "rediss"), "app.transport:Transport")
 
 _settings = settings.load()
 

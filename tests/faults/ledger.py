@@ -6,29 +6,20 @@ The promises, G1 to G9, are in docs/guarantees.md. What is checked here holds af
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
 from app.events import Log
 from app.jobs import TERMINAL
 from tests.faults.followers import Follower, HeldChat, SocketFollower, SseFollower
-from tests.faults.yard import PARTS, SLOTS, Yard
+from tests.faults.yard import PARTS, SLOTS, Vitals, Yard
 from tests.stack import eventually
 
 #: G1: seconds that a job may take beyond its deadline; and how long a test waits for what has none to speak of.
 GRACE = 60.0
 #: G7: what a process may have more than before: a connection that a busy moment opened, a thread that sleeps.
 MORE_FILES, MORE_THREADS, MORE_MEMORY = 16, 8, 64 * 2**20
-
-
-class Vitals(NamedTuple):
-    """What a part of the stack uses."""
-
-    files: int
-    threads: int
-    memory: int
-    children: int
 
 
 class Ledger:
@@ -39,8 +30,6 @@ class Ledger:
         self.accepted: dict[str, dict[str, Any]] = {}
         self.followers: list[Follower] = []
         self._began = float(yard.rows("SELECT COALESCE(MAX(created_at), 0) FROM jobs")[0][0])
-        self._before = {name: vitals_of(yard, name) for name in PARTS}
-        self._keys = set(lasting_keys(yard))
 
     def submit(self, text: str = "one two", *, follow: int = 2, **fields: Any) -> str:
         """A detached job that was accepted; half of its followers come over SSE, half over WebSocket."""
@@ -155,21 +144,21 @@ class Ledger:
         for name in PARTS:
             eventually(lambda name=name: self._is_back(name), seconds=GRACE, what=f"G7: {name} back to its baseline")
         eventually(
-            lambda: not set(lasting_keys(self.yard)) - self._keys,
+            lambda: not set(lasting_keys(self.yard)) - self.yard.usual_keys,
             seconds=GRACE,
-            what=f"G7: the broker's keys, {set(lasting_keys(self.yard)) - self._keys}",
+            what="G7: no key but the usual",
         )
         eventually(
             lambda: self.yard.http.get("/status").json()["followers"] == 0, seconds=30, what="G7: no follower is left"
         )
 
     def _is_back(self, name: str) -> bool:
-        now, before = vitals_of(self.yard, name), self._before[name]
+        now, before = vitals_of(self.yard, name), self.yard.usual[name]
         back = (
             now.files <= before.files + MORE_FILES
             and now.threads <= before.threads + MORE_THREADS
             and now.memory <= before.memory + MORE_MEMORY
-            and now.children <= before.children
+            and now.processes <= before.processes
         )
         if not back:
             raise AssertionError(f"{name} has {now} and had {before}")  # what `eventually` shows when time is up
@@ -179,7 +168,7 @@ class Ledger:
 def vitals_of(yard: Yard, name: str) -> Vitals:
     """What a part uses now, with all its children."""
     counts = [0, 0, 0, 0]
-    for process in yard.family(name):
+    for process in yard.alive(name):
         try:
             with process.oneshot():
                 found = (process.num_fds(), process.num_threads(), process.memory_info().rss, 1)
@@ -203,3 +192,5 @@ def warm_up(yard: Yard) -> None:
         for job_id in jobs:
             ledger.of(job_id)[0].ended()
     time.sleep(1.0)  # what serves a request lives a moment longer than its answer
+    yard.usual = {name: vitals_of(yard, name) for name in PARTS}
+    yard.usual_keys = set(lasting_keys(yard))

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import redis
 import sqlalchemy as sa
 
+from app.cli.procfile import PATIENCE
 from app.database import Database
 from tests.faults.proxy import Proxy
 from tests.stack import BIN, Stack, end, eventually, free_port, launch
@@ -32,6 +33,15 @@ PARTS = ("web", *WORKERS, "puller", "keeper", "beat")
 SLOTS = 8
 #: Seconds before what died is started again.
 RESTART = 0.3
+
+
+class Vitals(NamedTuple):
+    """What a part of the stack uses: open files, threads, bytes of memory, processes."""
+
+    files: int
+    threads: int
+    memory: int
+    processes: int
 
 
 class Broker:
@@ -87,6 +97,8 @@ class Yard(Stack):
         super().__init__(folder, self.broker.url, **extra)
         self.settings: dict[str, dict[str, str]] = {}
         self.held: set[str] = set()
+        self.usual: dict[str, Vitals] = {}  # what each part uses once every pool has grown
+        self.usual_keys: set[str] = set()  # the broker's keys that stay for ever
         self._closing = threading.Event()
         for verb in ("migrate", "starter"):
             self.run(verb)
@@ -144,6 +156,18 @@ class Yard(Stack):
         """A signal to a part, and to nobody else."""
         self.processes[name].send_signal(number)
 
+    def end(self, name: str, times: int) -> None:
+        """SIGTERM, once or more, as a deploy sends it; returns when the process is gone."""
+        process = self.processes[name]
+        for _ in range(times):
+            process.terminate()
+        process.wait(PATIENCE)
+
+    @staticmethod
+    def skewed_clock() -> Path:
+        """A folder that makes the clock of a process wrong which has it on its PYTHONPATH."""
+        return Path(__file__).parent / "skew"
+
     @contextmanager
     def frozen(self, name: str) -> Iterator[None]:
         """SIGSTOP: a process, gunicorn's children included, that is there and does nothing."""
@@ -156,6 +180,13 @@ class Yard(Stack):
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
+
+    def alive(self, name: str) -> list[psutil.Process]:
+        """A part's processes; none while it is dead."""
+        try:
+            return self.family(name)
+        except (KeyError, psutil.NoSuchProcess):
+            return []
 
     def engines(self, name: str) -> list[psutil.Process]:
         """The engine children of a worker, without their guards."""
