@@ -91,7 +91,7 @@ def _available() -> Iterator[None]:
 def _create_engine(url: URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)
-    module = _sqlite_module()
+    module = sqlite_module()
     engine = sa.create_engine(url, module=module, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     wal = module.sqlite_version_info >= SAFE_WAL
     if not wal:
@@ -109,7 +109,7 @@ def _create_engine(url: URL) -> sa.Engine:
     return engine
 
 
-def _sqlite_module() -> Any:
+def sqlite_module() -> Any:
     """A build of SQLite that is new enough for WAL where its wheel is installed, else Python's own."""
     try:
         from pysqlite3 import dbapi2 as module

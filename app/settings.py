@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     web_processes: Annotated[int, Field(ge=1, le=64)] = 1
 
+    tokenyard_url: str = ""
+    tokenyard_api_key: SecretStr | None = None
+
     broker_port: int | None = None
     flower: bool = True
     flower_port: int | None = None
@@ -125,6 +128,17 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def address(self) -> str:
+        """Where the command finds the API: TOKENYARD_URL, else where this machine's own stack serves."""
+        return self.tokenyard_url.rstrip("/") or self.own_address
+
+    @property
+    def own_address(self) -> str:
+        """Where this machine's own stack serves."""
+        host = {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def models_dir(self) -> Path:

@@ -103,20 +103,15 @@ def _card(settings: Settings, env: dict[str, str]) -> dict[str, object]:
     return {
         "pid": os.getpid(),
         "started": started,
-        "address": _address(settings),
+        "address": settings.own_address,
         "flower": env.get("FLOWER_URL"),
     }
-
-
-def _address(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "localhost") else settings.host  # noqa: S104 - compared only
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _serve(
     settings: Settings, env: dict[str, str], stopping: threading.Event, supervisor: "subprocess.Popen[str]"
 ) -> int:
-    address = _address(settings)
+    address = settings.own_address
     reason = wait_ready(address, settings, stopping, READY)
     if stopping.is_set():
         return 0

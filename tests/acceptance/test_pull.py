@@ -11,6 +11,7 @@ import psutil
 import pytest
 import websocket
 
+from tests.command import tokenyard
 from tests.hub import FakeHub, safetensors
 from tests.stack import Stack, broker, eventually
 
@@ -181,3 +182,14 @@ def test_a_model_that_is_pulled_to_be_loaded_is_loaded_and_answers(stack: Stack,
     # Its files are ours, and go with it.
     stack.http.delete("/models/owner/smol-GGUF?force=true").raise_for_status()
     eventually(lambda: not (stack.folder / "hf" / "hub" / "models--owner--smol-GGUF").exists())
+
+
+def test_the_command_pulls_what_it_is_asked_to_run_and_removes_it(stack: Stack, hub: FakeHub) -> None:
+    hub.throttle = None
+    done = tokenyard(stack, "run", "owner/smol-GGUF", "Say hi.", "--max-tokens", "4", "--json")
+    assert "owner/smol-GGUF is here (" in done.stderr
+    assert json.loads(done.stdout)["eval_count"] > 0
+    assert tokenyard(stack, "rm", "owner/smol-GGUF", "--force").stdout == "Removed owner/smol-GGUF.\n"
+    refused = tokenyard(stack, "pull", "owner/nothing-there", code=1).stderr
+    assert refused.startswith("tokenyard: ")
+    assert refused.count("\n") == 1

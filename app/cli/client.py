@@ -1,0 +1,137 @@
+"""The API as the command's verbs use it: one place that knows the address, the key, and what an answer means."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import httpx
+
+from app.errors import TokenyardError
+from app.settings import Settings
+
+#: How the command ends; docs/cli.md tells them to users.
+FAILED, UNREACHABLE, NOT_FOUND, NOT_ALLOWED, LATER = 1, 3, 4, 5, 6
+INTERRUPTED = 130
+_EXITS = {401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 429: LATER, 503: LATER}
+#: Seconds for which a broken stream is taken up again without an event, and between two attempts.
+PATIENCE, PAUSE = 60.0, 0.5
+
+
+class CommandError(TokenyardError):
+    """What the command was asked for did not come about."""
+
+    code = "command_failed"
+
+    def __init__(self, message: str, *, exit_code: int = FAILED, reason: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        #: The server's code for it.
+        self.reason = reason
+
+
+class Event(NamedTuple):
+    """One event of a stream. `seq` is 0 for what is not numbered."""
+
+    seq: int
+    data: dict[str, Any]
+
+
+class Client:
+    """A connection to one server, for one verb."""
+
+    def __init__(self, settings: Settings) -> None:
+        key = settings.tokenyard_api_key or settings.api_key
+        headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        self.url = settings.address
+        # A proxy of the environment has no business between this command and its own machine.
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=60, trust_env=bool(settings.tokenyard_url)
+        )
+
+    def get(self, path: str, **params: Any) -> Any:
+        """An answer's JSON. Raises CommandError."""
+        return self._ask("GET", path, params={key: value for key, value in params.items() if value is not None})
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Sends an object. Raises CommandError."""
+        return self._ask("POST", path, json=body or {})
+
+    def put(self, path: str, body: dict[str, Any]) -> Any:
+        """Sends an object. Raises CommandError."""
+        return self._ask("PUT", path, json=body)
+
+    def delete(self, path: str, **params: Any) -> Any:
+        """Removes. Raises CommandError."""
+        return self._ask("DELETE", path, params=params)
+
+    def upload(self, path: str, name: str, file: BinaryIO, **fields: str) -> Any:
+        """Sends a file as a form. Raises CommandError."""
+        return self._ask("POST", path, files={"file": (name, file)}, data=fields, timeout=600)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """A file's bytes. Raises CommandError."""
+        try:
+            with self._http.stream("GET", path) as answer:
+                _check(answer)
+                yield from answer.iter_bytes()
+        except httpx.TransportError as error:
+            self._unreachable(error)
+
+    def follow(self, job_id: str, after: int = 0) -> Iterator[Event]:
+        """A job's events to its end, through any number of lost connections. Raises CommandError."""
+        heard = time.monotonic()
+        while True:
+            try:
+                for event in self._events(job_id, after):
+                    heard, after = time.monotonic(), event.seq or after
+                    yield event
+                    if event.data.get("done"):
+                        return
+            except (httpx.TransportError, CommandError) as error:
+                if isinstance(error, CommandError) and error.exit_code != LATER:
+                    raise
+                if time.monotonic() - heard > PATIENCE:
+                    self._unreachable(error)
+            time.sleep(PAUSE)
+
+    def _events(self, job_id: str, after: int) -> Iterator[Event]:
+        # The server sends a heartbeat at least every few seconds; without one the connection is dead.
+        with self._http.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}, timeout=30) as answer:
+            _check(answer)
+            seq = 0
+            for line in answer.iter_lines():
+                if line.startswith("id:"):
+                    seq = int(line[3:])
+                elif line.startswith("data:"):
+                    yield Event(seq, json.loads(line[5:]))
+                    seq = 0
+
+    def _ask(self, method: str, path: str, **how: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **how)
+        except httpx.TransportError as error:
+            self._unreachable(error)
+        _check(answer)
+        return answer.json()
+
+    def _unreachable(self, error: Exception) -> NoReturn:
+        raise CommandError(
+            f"{self.url} does not answer ({type(error).__name__}). Start the stack with `tokenyard start`, or set "
+            "TOKENYARD_URL to where it runs. `tokenyard doctor` tells more.",
+            exit_code=UNREACHABLE,
+        ) from error
+
+
+def _check(answer: httpx.Response) -> None:
+    if answer.is_success:
+        return
+    answer.read()
+    try:
+        error = answer.json()["error"]
+        message, reason = str(error["message"]), str(error.get("code") or "")
+    except (ValueError, KeyError, TypeError):
+        message, reason = f"The server answered {answer.status_code}; is it Tokenyard?", ""
+    if answer.status_code == 401:
+        message = "The server wants an API key. Set TOKENYARD_API_KEY (or API_KEY) to it."
+    raise CommandError(message, exit_code=_EXITS.get(answer.status_code, FAILED), reason=reason)
