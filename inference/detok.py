@@ -12,6 +12,7 @@ from typing import Any
 
 from inference.protocol import Likely, Logprob
 from inference.text import REPLACEMENT, Piece, Seam
+from inference.tools import MARKS
 
 #: A character has at most four bytes, and a token at least one: after so many tokens, something has become certain.
 LONGEST = 4
@@ -119,7 +120,9 @@ class Detokenizer:
 
 def _special(tokenizer: Any) -> frozenset[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
-    return frozenset(token for token, what in added.items() if what.special).union(tokenizer.all_special_ids)
+    marks = {token for token, what in added.items() if what.content in MARKS}
+    special = frozenset(token for token, what in added.items() if what.special).union(tokenizer.all_special_ids)
+    return special - marks
 
 
 def _shared(said: str, whole: str) -> int:

@@ -19,11 +19,13 @@ from typing import Any
 
 import structlog
 
+from inference import schema
 from inference.errors import EngineDiedError, LoadError
 from inference.llamaserver import Plan, RefusedError, free_memory, import_llama, load_server, note_on_gpu, plan
 from inference.protocol import Chunk, Failure, Finish, Info, Likely, Logprob, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
+from inference.tools import MARKS
 
 log = structlog.get_logger()
 
@@ -172,8 +174,11 @@ class LlamaCppEngine:
 
     def _render(self, answer: _Answer) -> bool:
         """Fill in the prompt's tokens; False when that already ended the answer."""
-        request, context = answer.request, self._plan.context
-        text = self._loopback.render(request.messages) if request.prompt is None else request.prompt
+        request, context = answer.request, self._context(answer)
+        if request.sampling.schema is not None and (failure := schema.fault(request.sampling.schema)) is not None:
+            answer.fail(failure.code, failure.message)
+            return False
+        text = self._loopback.render(request) if request.prompt is None else request.prompt
         answer.prompt = self._loopback.tokenize(text)
         answer.prompt_tokens = len(answer.prompt)
         if answer.prompt_tokens >= context:
@@ -192,7 +197,11 @@ class LlamaCppEngine:
 
     def _budget(self, answer: _Answer) -> int:
         """How many tokens it may yet get, by its own limit and by the context's."""
-        return min(answer.request.remaining, self._plan.context - len(answer.prompt))
+        return min(answer.request.remaining, self._context(answer) - len(answer.prompt))
+
+    def _context(self, answer: _Answer) -> int:
+        """What the model has, or less where the request says so."""
+        return min(self._plan.context, answer.request.context or self._plan.context)
 
     def _admit(self) -> None:
         for answer in self._room.admit():
@@ -233,6 +242,10 @@ class LlamaCppEngine:
             "ignore_eos": sampling.ignore_eos,
             # Without a likelier token to tell, the drawn one's probability is still wanted.
             "logprobs": None if sampling.logprobs is None else max(1, sampling.logprobs),
+            "logit_bias": [list(entry) for entry in sampling.logit_bias],
+            "grammar": "" if sampling.schema is None else schema.grammar(sampling.schema),
+            # Special tokens by which some models call tools and think; others have no text here.
+            "preserved_tokens": list(MARKS),
             "stream": True,
             "timings_per_token": True,
         }

@@ -15,7 +15,8 @@ import msgspec
 from inference import memory
 from inference.errors import LoadError
 from inference.gguf import BadGgufError, Shape, read_shape
-from inference.protocol import Message, Spec
+from inference.protocol import Request, Spec
+from inference.tools import told, turns
 
 #: Tokens that a usual request takes, prompt and answer: each slot adds as many to the shared KV cache.
 USUAL = 1024
@@ -162,11 +163,25 @@ class Loopback:
     def __init__(self, address: str, key: str) -> None:
         self._where = urlsplit(address).netloc
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._tools: bool | None = None
 
-    def render(self, messages: tuple[Message, ...]) -> str:
+    def render(self, request: Request) -> str:
         """The prompt, by the model's own template. Raises RefusedError when the template does."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return str(self._post("/apply-template", {"messages": turns})["prompt"])
+        knows = self._knows_tools()
+        body: dict[str, Any] = {"messages": turns(request.messages if knows else told(request.messages, request.tools))}
+        for call in (call for turn in body["messages"] for call in turn.get("tool_calls", ())):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        if request.tools and knows:
+            body["tools"] = json.loads(request.tools)
+        if request.think is not None:
+            body["chat_template_kwargs"] = {"enable_thinking": request.think}
+        return str(self._post("/apply-template", body)["prompt"])
+
+    def _knows_tools(self) -> bool:
+        """Whether the template has a place for tools. Where it has none, llama.cpp would make up a form of its own."""
+        if self._tools is None:
+            self._tools = bool(self._ask("GET", "/props")["chat_template_caps"]["supports_tools"])
+        return self._tools
 
     def tokenize(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt, as llama.cpp's chat endpoint has them: with BOS where the model wants it."""
@@ -174,9 +189,12 @@ class Loopback:
         return [int(token) for token in ids]
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, json.dumps(body))
+
+    def _ask(self, verb: str, path: str, body: str | None = None) -> dict[str, Any]:
         # A connection a call: on the loopback it is cheap, and the server hangs up on idle ones.
         with closing(http.client.HTTPConnection(self._where, timeout=TIMEOUT)) as connection:
-            connection.request("POST", path, json.dumps(body), self._headers)
+            connection.request(verb, path, body, self._headers)
             response = connection.getresponse()
             answer: dict[str, Any] = json.loads(response.read())
         if response.status != http.client.OK:

@@ -12,6 +12,7 @@ import structlog
 
 from inference.errors import LoadError
 from inference.protocol import Failure, Message, Request
+from inference.tools import told, turns
 
 log = structlog.get_logger()
 
@@ -51,21 +52,28 @@ class Prompter:
         if request.prompt is not None:
             ids = self._encode(request.prompt, special=True)
         elif self._template is not None:
-            ids = self._encode(self._render(request.messages), special=False)
+            ids = self._encode(self._render(request, self._template), special=False)
         else:
-            ids = self._encode(plain(request.messages), special=True)
+            ids = self._encode(plain(told(request.messages, request.tools)), special=True)
             stop = (*stop, PLAIN_STOP)
-        self._check(len(ids))
+        context = min(self._context, request.context or self._context)
+        _check(len(ids), context)
         emitted = request.emitted
         before = ids + (list(emitted.ids) if emitted.ids else self._encode(emitted.text, special=False))
-        return Prompt(before, len(ids), stop, min(request.remaining, self._context - len(before)))
+        return Prompt(before, len(ids), stop, min(request.remaining, context - len(before)))
 
-    def _render(self, messages: tuple[Message, ...]) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+    def _render(self, request: Request, template: str) -> str:
+        knows = "tools" in template
+        messages = request.messages if knows else told(request.messages, request.tools)
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    turns, chat_template=self._template, add_generation_prompt=True, tokenize=False
+                    turns(messages),
+                    tools=json.loads(request.tools) if request.tools and knows else None,
+                    chat_template=template,
+                    add_generation_prompt=True,
+                    tokenize=False,
+                    **({} if request.think is None else {"enable_thinking": request.think}),
                 )
             )
         except Exception as error:  # noqa: BLE001 - a template is a program from elsewhere: it may raise anything
@@ -80,16 +88,17 @@ class Prompter:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
 
-    def _check(self, tokens: int) -> None:
-        if not tokens:
-            raise RefusedError(Failure.INVALID_REQUEST, "The prompt is empty. Give at least one word.")
-        if tokens >= self._context:
-            raise RefusedError(
-                Failure.CONTEXT_OVERFLOW,
-                f"The prompt has {tokens} tokens, and the context holds {self._context}, answer included. "
-                "Shorten the messages, or load the model with a larger context.",
-                tokens,
-            )
+
+def _check(tokens: int, context: int) -> None:
+    if not tokens:
+        raise RefusedError(Failure.INVALID_REQUEST, "The prompt is empty. Give at least one word.")
+    if tokens >= context:
+        raise RefusedError(
+            Failure.CONTEXT_OVERFLOW,
+            f"The prompt has {tokens} tokens, and the context holds {context}, answer included. "
+            "Shorten the messages, or load the model with a larger context.",
+            tokens,
+        )
 
 
 def plain(messages: tuple[Message, ...]) -> str:

@@ -30,6 +30,8 @@ class Message(Wire, frozen=True):
 
     role: str
     content: str
+    #: JSON text of an object: the turn's other fields, as templates know them (`tool_calls`, `tool_call_id`, `name`).
+    further: str = ""
 
 
 class Sampling(Wire, frozen=True):
@@ -48,6 +50,10 @@ class Sampling(Wire, frozen=True):
     ignore_eos: bool = False
     #: How many of the likeliest tokens to tell at each place, 0 to 20; None: nothing at all.
     logprobs: int | None = None
+    #: JSON text of the JSON schema that the answer must fit.
+    schema: str | None = None
+    #: What is added to the scores of some ids: (id, value) each.
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
 
 class Emitted(Wire, frozen=True):
@@ -72,6 +78,9 @@ class Request(Wire, frozen=True):
     priority: int = DEFAULT_PRIORITY
     tokens_per_second: float | None = None  #: the scripted engine alone heeds it
     prompt: str | None = None
+    tools: str = ""  #: JSON text of the tools that the template is told of, in OpenAI's form; "": none
+    think: bool | None = None  #: what templates call enable_thinking; None: the template's own choice
+    context: int | None = None  #: tokens, prompt and answer together; None: as many as the model has
 
     @property
     def remaining(self) -> int:

@@ -10,4 +10,4 @@ def can_continue(engine: str, sampling: Sampling) -> bool:
     (https://docs.vllm.ai/en/latest/api/vllm/sampling_params.html).
     """
     penalized = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
-    return not (engine == "vllm" and penalized)
+    return sampling.schema is None and not (engine == "vllm" and penalized)

@@ -109,6 +109,7 @@ def request_of(run: Run, choice: int) -> Request:
     """What the engine is asked: the row's own request, and what was emitted before."""
     stored = run.job.request
     options = {**stored["sampling"], "stop": tuple(stored["sampling"].get("stop") or ())}
+    options["logit_bias"] = tuple((token, bias) for token, bias in options.get("logit_bias") or ())
     emitted = run.emitted(choice)
     if options.get("seed") is not None:
         # Or every choice would be the same one, and a continuation would draw the numbers of the beginning again.
@@ -121,6 +122,9 @@ def request_of(run: Run, choice: int) -> Request:
         priority=run.job.priority,
         tokens_per_second=stored.get("scripted_tokens_per_second"),
         prompt=stored.get("prompt"),
+        tools=stored.get("tools", ""),
+        think=stored.get("think"),
+        context=stored.get("context"),
     )
 
 

@@ -15,6 +15,7 @@ from pydantic import (
 
 from app.durations import seconds_of
 from app.jobs import DEFAULT_PRIORITY, Kind, State
+from app.web.formats import schema_text
 
 MAX_TIMEOUT = 600
 MAX_STOPS = 16
@@ -75,6 +76,13 @@ KeepAlive = Annotated[
 Worker = Annotated[str, Field(min_length=1, max_length=200, description="A worker's node, or its device.")]
 
 
+#: Ids of tokens, as JSON has them for keys, and what is added to their scores.
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024),
+]
+
+
 class SamplingBody(Strict):
     """How the next token is drawn."""
 
@@ -93,11 +101,27 @@ class SamplingBody(Strict):
         None, description="Tells each token's probability, and those of so many likelier ones."
     )
 
+    format: Literal["json"] | dict[str, Any] | None = Field(
+        None, description='What the answer must be: "json" for an object, or a JSON schema.'
+    )
+    logit_bias: LogitBias | None = Field(None, description="Added to the scores of tokens: {id: -100 to 100}.")
+
+    @field_validator("format")
+    @classmethod
+    def _bounded_schema(cls, form: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if isinstance(form, dict):
+            schema_text(form)
+        return form
+
     def sampling(self) -> dict[str, Any]:
-        """The fields as an engine takes them."""
-        fields = self.model_dump(include=set(SamplingBody.model_fields))
+        """The fields as an engine takes them; the rare ones only where they say something."""
+        fields = self.model_dump(include=set(SamplingBody.model_fields) - {"format", "logit_bias"})
         stop = fields["stop"]
         fields["stop"] = [] if stop is None else [stop] if isinstance(stop, str) else stop
+        if self.format is not None:
+            fields["schema"] = schema_text({"type": "object"} if self.format == "json" else self.format)
+        if self.logit_bias:
+            fields["logit_bias"] = [[int(token), bias] for token, bias in self.logit_bias.items()]
         return fields
 
 

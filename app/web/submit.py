@@ -11,6 +11,7 @@ from app.kernel import Kernel
 from app.models import Job, Model, Pull
 from app.names import check_hub_name
 from app.sessions import KEY
+from app.web.fold import opens_thought
 from app.web.keys import key_of_request
 from app.web.schemas import ChatBody, GenerateBody, PullBody
 
@@ -32,7 +33,7 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     model = kernel.catalog.get(body.model)
     body.model = model.name
     _check_abilities(model, body)
-    job = generation(body, held=held, now=kernel.clock.now())
+    job = generation(body, held=held, now=kernel.clock.now(), thinks=opens_thought(model))
     job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
@@ -48,8 +49,11 @@ def _check_abilities(model: Model, body: GenerateBody) -> None:
         raise InvalidRequestError(refusal.reason, param=refusal.param)
 
 
-def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | None = None) -> Job:
-    """The row of a generation that nobody has accepted yet; its body has the model's own name."""
+def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | None = None, thinks: bool = False) -> Job:
+    """The row of a generation that nobody has accepted yet; its body has the model's own name.
+
+    `thinks`: the model's template begins its thought.
+    """
     return Job(
         id=new_id(),
         kind=Kind.GENERATE.value,
@@ -63,7 +67,7 @@ def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | No
         created_at=now,
         attempt=0,
         losses=0,
-        request=body.request(),
+        request=body.request() | ({"thinks": True} if thinks else {}),
         group_id=group_id,
     )
 

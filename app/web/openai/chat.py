@@ -12,6 +12,7 @@ from app.models import Job
 from app.web import sse
 from app.web.current import here
 from app.web.errors import translating
+from app.web.fold import Fold, Parts
 from app.web.held import events_of, gathered, opened
 from app.web.openai import shapes, stream
 from app.web.openai.schemas import ChatCompletionBody
@@ -52,16 +53,33 @@ def whole(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
     choices = []
     for index in range(job.request["n"]):
         own = [token for token in tokens if token.choice == index]
-        content = "".join(token.text for token in own)
+        parts = Fold(job, index).whole("".join(token.text for token in own))
+        reason = finishes.get(index, ended.done_reason)
         choices.append(
             {
                 "index": index,
-                "message": {"role": "assistant", "content": content, "refusal": None},
+                "message": {"role": "assistant", "refusal": None, "content": None, **_said(parts)},
                 "logprobs": shapes.logprobs(own),
-                "finish_reason": finishes.get(index, ended.done_reason),
+                "finish_reason": shapes.reason(reason, called=bool(parts.calls)),
             }
         )
     return {**_head(job, "chat.completion"), "choices": choices, "usage": shapes.usage(ended.usage)}
+
+
+def _said(parts: Parts, first_call: int | None = None) -> dict[str, Any]:
+    """The fields of a message, or with `first_call`, the number of its first call, those of a delta."""
+    said: dict[str, Any] = {}
+    if parts.content or (first_call is None and not parts.calls):
+        said["content"] = parts.content
+    if parts.thought:  # under its older name, and under vLLM's newer one
+        said |= {"reasoning_content": parts.thought, "reasoning": parts.thought}
+    if parts.calls:
+        said["tool_calls"] = [
+            ({} if first_call is None else {"index": first_call + number})
+            | {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for number, call in enumerate(parts.calls)
+        ]
+    return said
 
 
 class _Chunks:
@@ -74,14 +92,22 @@ class _Chunks:
         self._usage = include_usage
         self._choices = range(job.request["n"])
         self._finishes = stream.Finishes(len(self._choices))
+        self._folds = [Fold(job, index) for index in self._choices]
 
     def begin(self) -> Iterator[str]:
         return (self._chunk(index, {"role": "assistant", "content": ""}) for index in self._choices)
 
     def token(self, event: Token) -> str:
         reason = self._finishes.of(event)
-        delta = {"content": event.text} if event.text else {}
-        return self._chunk(event.choice, delta, reason, shapes.logprobs([event]))
+        fold = self._folds[event.choice]
+        parts = fold.feed(event.text)
+        if reason is not None:
+            parts += fold.end()
+            reason = shapes.reason(reason, called=fold.calls > 0)
+        return self._chunk(event.choice, self._delta(event.choice, parts), reason, shapes.logprobs([event]))
+
+    def _delta(self, choice: int, parts: Parts) -> dict[str, Any]:
+        return _said(parts, self._folds[choice].calls - len(parts.calls))
 
     def end(self, ended: Ended) -> Iterator[str]:
         problem = stream.problem(ended, self._timeout)
@@ -89,7 +115,9 @@ class _Chunks:
             yield problem
         else:
             for index, reason in self._finishes.rest(ended):
-                yield self._chunk(index, {}, reason)
+                parts = self._folds[index].end()
+                called = self._folds[index].calls > 0
+                yield self._chunk(index, self._delta(index, parts), shapes.reason(reason, called=called))
             if self._usage:
                 yield stream.data(self._head | {"choices": [], "usage": shapes.usage(ended.usage)})
         yield stream.DONE

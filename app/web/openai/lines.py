@@ -11,10 +11,11 @@ from app.errors import InvalidRequestError, ModelNotDownloadedError, TokenyardEr
 from app.events import Ended, Log
 from app.jobs import BATCH_PRIORITY, State
 from app.kernel import Kernel
-from app.models import Batch, Job
+from app.models import Batch, Job, Model
 from app.store import Detail
 from app.web.bodies import decode_object
 from app.web.errors import STATUSES, translating
+from app.web.fold import opens_thought
 from app.web.openai import chat, completions
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
 from app.web.openai.shapes import failed
@@ -88,25 +89,26 @@ def _check_line(line: dict[str, Any], endpoint: str) -> None:
 
 def jobs(kernel: Kernel, path: Path, batch: Batch) -> Iterator[Job]:
     """A job for each line. One whose body is refused has failed already, and is told with the others."""
-    known: dict[str, str] = {}
+    known: dict[str, Model] = {}
     with path.open("rb") as file:
         for _, raw in _numbered(file):
             yield _job(kernel, decode_object(raw, "The line"), batch, known)
 
 
-def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, str]) -> Job:
+def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, Model]) -> Job:
     try:
         with translating():
             body = _translated(line["body"], batch.endpoint)
         if body.model not in known:
-            known[body.model] = kernel.catalog.get(body.model).name
-        body.model = known[body.model]
+            known[body.model] = kernel.catalog.get(body.model)
+        model = known[body.model]
+        body.model = model.name
     except (InvalidRequestError, ModelNotDownloadedError) as error:
         job = generation(_refused(line["body"]), held=False, now=kernel.clock.now(), group_id=batch.id)
         job.status, job.finished_at = State.FAILED.value, job.created_at
         job.error_code, job.error_message = error.code, error.message
     else:
-        job = generation(body, held=False, now=kernel.clock.now(), group_id=batch.id)
+        job = generation(body, held=False, now=kernel.clock.now(), group_id=batch.id, thinks=opens_thought(model))
     job.priority, job.expires_at, job.tenant = BATCH_PRIORITY, batch.expires_at, batch.tenant
     job.request = {**job.request, LINE: line["custom_id"]}
     return job

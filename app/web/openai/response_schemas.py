@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.web.dialect import DialectBody
 from app.web.openai.schemas import DEFAULT_MAX_TOKENS, TIMEOUT, ChatMessage, Lenient
-from app.web.schemas import ChatBody, ModelName
+from app.web.schemas import ModelName
 
 
 class InputItem(ChatMessage):
@@ -32,7 +33,7 @@ class ResponseBody(Lenient):
     tools: list[dict[str, Any]] | None = None
     scripted_tokens_per_second: float | None = None
 
-    def translated(self) -> ChatBody:
+    def translated(self) -> DialectBody:
         """The one request type. Raises ValidationError, ValueError."""
         self._refuse_what_is_not_done()
         fields = {
@@ -44,7 +45,7 @@ class ResponseBody(Lenient):
             "timeout": TIMEOUT,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
         }
-        return ChatBody.model_validate({name: value for name, value in fields.items() if value is not None})
+        return DialectBody.model_validate({name: value for name, value in fields.items() if value is not None})
 
     def _refuse_what_is_not_done(self) -> None:
         if self.previous_response_id is not None or self.conversation is not None:

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.jobs import DEFAULT_PRIORITY
-from app.web.schemas import MAX_CHOICES, ChatBody, ModelName, PromptBody
+from app.web.bodies import decode_object
+from app.web.dialect import DialectBody, checked, chosen
+from app.web.schemas import MAX_CHOICES, ModelName, PromptBody
 
 #: Tokens of an answer to a request that names no limit: the model's context bounds it too.
 DEFAULT_MAX_TOKENS = 4096
@@ -49,6 +51,8 @@ class Sampled(Lenient):
     repetition_penalty: float | None = None
     ignore_eos: bool | None = None
     scripted_tokens_per_second: float | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
 
     def common(self) -> dict[str, Any]:
         """The fields that mean the same in the one request type; what was not said keeps its defaults there."""
@@ -71,6 +75,8 @@ class Sampled(Lenient):
             "repetition_penalty": self.repetition_penalty,
             "ignore_eos": self.ignore_eos,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
+            "logit_bias": self.logit_bias,
+            "format": _format(self.response_format),
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -86,17 +92,57 @@ class Sampled(Lenient):
         return self
 
 
+class CalledFunction(Lenient):
+    """What a call names."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(Lenient):
+    """A call that an earlier answer made."""
+
+    id: str | None = None
+    function: CalledFunction
+
+    def translated(self) -> dict[str, Any]:
+        """As templates have it: its arguments an object. Raises ValueError."""
+        arguments = decode_object(self.function.arguments or "{}", "tool_calls: arguments")
+        return {"id": self.id, "type": "function", "function": {"name": self.function.name, "arguments": arguments}}
+
+
 class ChatMessage(Lenient):
     """One turn. `developer` is what newer models call `system`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     def translated(self) -> dict[str, Any]:
         """As the one request type has it."""
         roles = {"developer": "system", "function": "tool"}
-        return {"role": roles.get(self.role, self.role), "content": _text(self.content)}
+        turn: dict[str, Any] = {"role": roles.get(self.role, self.role), "content": _text(self.content)}
+        further = {
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+            "tool_calls": [call.translated() for call in self.tool_calls or ()],
+        }
+        return turn | {"further": {name: value for name, value in further.items() if value}}
+
+
+def _format(wanted: dict[str, Any] | None) -> str | dict[str, Any] | None:
+    """A `response_format` as the one request type has it."""
+    kind = "text" if wanted is None else wanted.get("type")
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return "json"
+    schema = (wanted.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+    if not isinstance(schema, dict):
+        raise ValueError('response_format: "text", "json_object", or "json_schema" with {"json_schema": {"schema": …}}')
+    return schema
 
 
 def _text(content: str | list[dict[str, Any]] | None) -> str:
@@ -118,6 +164,11 @@ class ChatCompletionBody(Sampled):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _likelier_ones_need_logprobs(self) -> Self:
@@ -125,15 +176,34 @@ class ChatCompletionBody(Sampled):
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
 
-    def translated(self) -> ChatBody:
+    def translated(self) -> DialectBody:
         """The one request type. Raises ValidationError, ValueError."""
-        fields = self.common()
+        fields = self.common() | self._of_tools()
         fields["messages"] = [message.translated() for message in self.messages]
         if self.max_completion_tokens is not None:
             fields["max_tokens"] = self.max_completion_tokens
         if self.logprobs:
             fields["logprobs"] = self.top_logprobs or 0
-        return ChatBody.model_validate(fields)
+        if isinstance(think := (self.chat_template_kwargs or {}).get("enable_thinking"), bool):
+            fields["think"] = think
+        elif self.reasoning_effort is not None:
+            fields["think"] = self.reasoning_effort != "none"
+        return DialectBody.model_validate(fields)
+
+    def _of_tools(self) -> dict[str, Any]:
+        tools, choice = checked(self.tools or []), self.tool_choice or "auto"
+        if choice == "none" or (choice == "auto" and not tools):
+            return {}
+        if choice == "auto":
+            return {"tools": tools, "single": self.parallel_tool_calls is False}
+        if self.response_format is not None and _format(self.response_format) is not None:
+            raise ValueError("response_format: an answer that must call a tool has no other form; leave one out")
+        if choice == "required":
+            return {"tools": chosen(tools, None), "forced": True}
+        name = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
+        if not isinstance(name, str):
+            raise ValueError('tool_choice: "none", "auto", "required", or {"type": "function", "function": {"name"}}')
+        return {"tools": chosen(tools, name), "forced": True}
 
 
 class CompletionBody(Sampled):

@@ -27,6 +27,11 @@ def failed(code: str, message: str, status: int, param: str | None = None) -> di
     }
 
 
+def reason(done_reason: str, *, called: bool) -> str:
+    """Why an answer ended."""
+    return "tool_calls" if called and done_reason == "stop" else done_reason
+
+
 def usage(counted: Usage) -> dict[str, Any]:
     """Counts of tokens."""
     return {

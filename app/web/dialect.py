@@ -1,0 +1,94 @@
+"""What other dialects ask beyond the native API: tools, thoughts, a smaller context."""
+
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import Field
+
+from app.web.formats import MAX_BYTES, schema_text
+from app.web.schemas import ChatBody, Message
+
+MAX_TOOLS = 128
+
+
+class Turn(Message):
+    """One turn of a chat, with the fields by which templates tell calls of tools and their results."""
+
+    further: dict[str, Any] = Field(default_factory=dict)
+
+
+class DialectBody(ChatBody):
+    """A chat as a dialect translates it."""
+
+    messages: Annotated[list[Turn], Field(min_length=1)]  # type: ignore[assignment]  # more than a Message
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    forced: bool = False  #: the answer is one call of one of the tools, held to a schema
+    single: bool = False  #: of several calls only the first is told
+    think: bool | None = None
+    context: Annotated[int, Field(ge=1)] | None = None
+
+    def request(self) -> dict[str, Any]:
+        """With what was asked, and nothing of what was not."""
+        request = super().request()
+        for shown, turn in zip(request["messages"], self.messages, strict=True):
+            if turn.further:
+                shown["further"] = _text(turn.further)
+        if self.tools:
+            request["tools"] = _text(self.tools)
+        if self.single:
+            request["single"] = True
+        if self.forced:
+            request["forced"] = True
+            request["sampling"]["schema"] = schema_text(call_schema(self.tools))
+        if self.think is not None:
+            request["think"] = self.think
+        if self.context is not None:
+            request["context"] = self.context
+        return request
+
+
+def checked(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools as every dialect here has them: functions. Raises ValueError."""
+    if len(tools) > MAX_TOOLS:
+        raise ValueError(f"tools: {MAX_TOOLS} at most")
+    for tool in tools:
+        function = tool.get("function")
+        if tool.get("type", "function") != "function" or not isinstance(function, dict):
+            raise ValueError('tools: each is {"type": "function", "function": {"name", "description", "parameters"}}')
+        if not isinstance(function.get("name"), str) or not function["name"]:
+            raise ValueError("tools: a function needs a name")
+        if not isinstance(function.get("parameters") or {}, dict):
+            raise ValueError("tools: a function's parameters are a JSON schema")
+    if len(_text(tools)) > 4 * MAX_BYTES:
+        raise ValueError(f"tools: {4 * MAX_BYTES // 1024} KiB in all at most")
+    return tools
+
+
+def chosen(tools: list[dict[str, Any]], name: str | None) -> list[dict[str, Any]]:
+    """The tools of which one must be called: all, or the one that was named. Raises ValueError."""
+    left = [tool for tool in tools if name is None or tool["function"]["name"] == name]
+    if not left:
+        raise ValueError(f"tool_choice: there is no tool named '{name}'" if name else "tool_choice: there are no tools")
+    return left
+
+
+def call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a call of one of the tools must look like."""
+    calls = [_call(tool["function"]) for tool in tools]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def _call(function: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function["name"]},
+            "arguments": function.get("parameters") or {"type": "object"},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

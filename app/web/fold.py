@@ -1,0 +1,227 @@
+"""From an answer's text to its parts: thoughts, content, calls of tools. A pure fold over the event log.
+
+It needs nothing but the job's row and the text so far, so whoever follows from whichever place and process sees the
+same parts; and no engine's own parsers, as those die with the engine. See docs/decisions.
+
+Calls are told whole, when their JSON has ended; content that may turn out to be one waits until that is known.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from app.models import Job, Model
+
+_OPEN, _CLOSE = "<think>", "</think>"
+_CALL, _CALLED = "<tool_call>", "</tool_call>"
+_MISTRAL = "[TOOL_CALLS]"
+#: What a call without marks begins with, in answers of Llama 3 and of Mistral behind silent special tokens.
+_TAG = "<|python_tag|>"
+_BARE = ("{", "[", _TAG)
+_decoder = json.JSONDecoder()
+
+
+class Call(NamedTuple):
+    """A call of a tool; `arguments` is JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Parts(NamedTuple):
+    """What some text turned out to be."""
+
+    content: str = ""
+    thought: str = ""
+    calls: tuple[Call, ...] = ()
+
+    def __add__(self, other: "Parts") -> "Parts":  # type: ignore[override]  # not a tuple's own
+        return Parts(self.content + other.content, self.thought + other.thought, self.calls + other.calls)
+
+
+class Fold:
+    """One choice of one job. `thinks`: the template has opened the thought in the prompt."""
+
+    def __init__(self, job: Job, choice: int = 0) -> None:
+        request = job.request
+        self._tools = {tool["function"]["name"] for tool in json.loads(request.get("tools") or "[]")}
+        self._forced: bool = request.get("forced", False)
+        self._single: bool = request.get("single", False)
+        self._prefix = f"call_{job.id[:20]}{choice:02d}"
+        self._held = ""
+        self._state = "thinking" if request.get("thinks") and request.get("think") is not False else "start"
+        if self._forced:
+            self._state = "bare"
+        self._opened = False  #: whether the thought has begun, behind the blank before it
+        self._begun = False  #: whether a thought has ended
+        self.calls = 0
+
+    def feed(self, text: str) -> Parts:
+        """What may be told by now."""
+        if self._state == "plain" and not self._tools:
+            return Parts(text)
+        self._held += text
+        return self._go_on(Parts(), last=False)
+
+    def end(self) -> Parts:
+        """What is left: nothing more comes."""
+        return self._go_on(Parts(), last=True)
+
+    def whole(self, text: str) -> Parts:
+        """All of a finished text."""
+        return self.feed(text) + self.end()
+
+    def _go_on(self, parts: Parts, *, last: bool) -> Parts:
+        while True:
+            state, held = self._state, self._held
+            parts += {
+                "start": self._start,
+                "thinking": self._think,
+                "bare": self._bare,
+                "plain": self._plain,
+                "call": self._marked,
+            }[state](last)
+            if (state, held) == (self._state, self._held):
+                return parts
+
+    def _start(self, last: bool) -> Parts:
+        text = self._held.lstrip()
+        if self._begun:  # the blank between a thought and the answer is no part of either
+            self._held = text
+        if text.startswith(_OPEN):
+            self._held, self._state = text[len(_OPEN) :], "thinking"
+        elif last or (text and not (_OPEN.startswith(text) or (self._tools and _TAG.startswith(text)))):
+            self._state = "bare" if self._tools and text.startswith(_BARE) else "plain"
+        return Parts()
+
+    def _think(self, last: bool) -> Parts:
+        thought, closed, rest = self._held.partition(_CLOSE)
+        if closed:
+            self._held, self._state, self._begun = rest, "start", True
+        else:
+            size = len(thought) if last else len(thought) - _overlap(thought, _CLOSE)
+            thought, self._held = thought[:size], thought[size:]
+            if not last and thought != (kept := thought.rstrip()):  # blanks before the end are no part of it
+                thought, self._held = kept, thought[len(kept) :] + self._held
+        if closed or last:
+            thought = thought.rstrip()
+        if not self._opened:
+            thought = thought.lstrip()
+            self._opened = bool(thought)
+        return Parts(thought=thought)
+
+    def _bare(self, last: bool) -> Parts:
+        """The answer is one call or several, as JSON alone; or it only began like one."""
+        if self._held.startswith(_MISTRAL) or _MISTRAL.startswith(self._held.strip() or " "):
+            self._state = "plain" if self._held.startswith(_MISTRAL) or last else "bare"
+            return Parts()
+        if not last:
+            return Parts()
+        text = self._held.strip().removeprefix(_TAG)
+        if text and (calls := self._calls(text)) is not None:
+            self._held = ""
+            return Parts(calls=calls)
+        self._state = "plain"
+        return Parts()
+
+    def _plain(self, last: bool) -> Parts:
+        if not self._tools:
+            text, self._held = self._held, ""
+            return Parts(text)
+        for mark in (_CALL, _MISTRAL):
+            before, found, rest = self._held.partition(mark)
+            if found:
+                self._state, self._held = "call", mark + rest
+                return Parts(before.rstrip())
+        size = len(self._held) if last else _certain(self._held)
+        text, self._held = self._held[:size], self._held[size:]
+        return Parts(text)
+
+    def _marked(self, last: bool) -> Parts:
+        """Behind a mark."""
+        if self._held.startswith(_MISTRAL):
+            if not last:
+                return Parts()
+            calls = self._mistral(self._held[len(_MISTRAL) :])
+            text, self._held, self._state = self._held, "", "plain"
+            return Parts(text) if calls is None else Parts(calls=calls)
+        inner, closed, rest = self._held[len(_CALL) :].partition(_CALLED)
+        if not closed and not last:
+            return Parts()
+        calls = self._calls(inner)
+        text = self._held if not closed else _CALL + inner + _CALLED
+        self._held, self._state = rest if calls is None else rest.lstrip(), "plain"
+        return Parts(text) if calls is None else Parts(calls=calls)
+
+    def _mistral(self, text: str) -> tuple[Call, ...] | None:
+        """A list of calls; or, of newer models, `name[ARGS]{…}`, or `name{…}`, one behind the other."""
+        if text.lstrip().startswith("["):
+            return self._calls(text)
+        calls: list[Call] = []
+        for part in text.split(_MISTRAL):
+            name, brace, rest = part.partition("{")
+            name = name.removesuffix("[ARGS]").strip()
+            said = self._calls(f'{{"name": {json.dumps(name)}, "arguments": {brace}{rest}}}')
+            if said is None:
+                return None
+            calls += said
+        return tuple(calls)
+
+    def _calls(self, text: str) -> tuple[Call, ...] | None:
+        """Each call in a text that is nothing but calls; None where anything else is in it."""
+        found: list[dict[str, Any]] = []
+        text = text.strip()
+        while text:
+            try:
+                value, at = _decoder.raw_decode(text)
+            except (ValueError, RecursionError):
+                return None
+            found += value if isinstance(value, list) else [value]
+            text = text[at:].lstrip(" \n;,")
+        said = [_said(value) for value in found]
+        if not all(call is not None and call[0] in self._tools for call in said):
+            return None
+        most = 1 - self.calls if self._single else len(said)
+        return tuple(self._numbered(*call) for call in said[:most] if call is not None)
+
+    def _numbered(self, name: str, arguments: str) -> Call:
+        self.calls += 1
+        return Call(f"{self._prefix}{self.calls - 1:02d}", name, arguments)
+
+
+def _said(value: object) -> tuple[str, str] | None:
+    """The name and the arguments in what a model wrote for a call."""
+    if not isinstance(value, dict):
+        return None
+    inner = value.get("function")
+    value = inner if isinstance(inner, dict) else value
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return None
+    name = value.get("name")
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _overlap(text: str, mark: str) -> int:
+    """How many characters at the end of a text may be the beginning of a mark."""
+    return next((size for size in range(len(mark) - 1, 0, -1) if text.endswith(mark[:size])), 0)
+
+
+def _certain(text: str) -> int:
+    """How much of a text is content, whatever follows: blanks before a call are no part of it either."""
+    size = len(text) - max(_overlap(text, _CALL), _overlap(text, _MISTRAL))
+    return len(text[:size].rstrip())
+
+
+def opens_thought(model: Model) -> bool:
+    """Whether its template begins the answer's thought itself, so that the answer shows only where it ends."""
+    template = model.facts.get("template")
+    if not template or "add_generation_prompt" not in template:
+        return False
+    opened = template.rpartition("add_generation_prompt")[2]
+    return _OPEN in opened and _CLOSE not in opened
