@@ -102,21 +102,29 @@ def show_model(path: ModelPath) -> Response:
 @library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
 def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
     """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
-    kernel = here().kernel
-    model = kernel.catalog.find(path.name)
+    model, deleted = remove(here().kernel, path.name, force=query.force)
+    return jsonify({"status": "removed", "model": model, "files_deleted": deleted})
+
+
+def remove(kernel: Kernel, name: str, *, force: bool = False) -> tuple[str, Any]:
+    """Removes a model; returns its own name, and what was deleted.
+
+    Raises ModelNotFoundError, ModelInUseError, InvalidRequestError, NotDeletedError.
+    """
+    model = kernel.catalog.find(name)
     if not model.path:
         raise InvalidRequestError(f"Model '{model.name}' is built in; there is nothing to remove.", param="model")
-    kernel.catalog.begin_removal(model.name, force=query.force)
-    if query.force:
+    kernel.catalog.begin_removal(model.name, force=force)
+    if force:
         _end_jobs(kernel, model.name)
-    _unload(kernel, model.name, force=query.force)
+    _unload(kernel, model.name, force=force)
     # From here on a crash loses nothing: the keeper goes on with what it finds half removed.
     try:
         deleted = offload(delete_files, model, kernel.catalog.rows(), kernel.settings)
     except OSError as error:
         raise NotDeletedError(model.name, error.strerror or "the disk refuses") from error
     kernel.catalog.end_removal(model.name, hide=offload(is_here, model))
-    return jsonify({"status": "removed", "model": model.name, "files_deleted": deleted})
+    return model.name, deleted
 
 
 def _show(kernel: Kernel, model: Model) -> Response:

@@ -2,19 +2,26 @@
 
 import hashlib
 import time
+from collections import Counter
 from typing import Any
 
 from flask import Response, jsonify
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from app.errors import InvalidRequestError
+from app.errors import InvalidRequestError, NotFoundError
+from app.jobs import Kind, State
 from app.models import Model
+from app.registry import Card, Holding
 from app.web.current import here
 from app.web.health import version
-from app.web.ollama.names import resolved, tagged
-from app.web.ollama.schemas import Named
+from app.web.library import remove
+from app.web.ollama.names import LATEST, resolved, tagged
+from app.web.ollama.schemas import BlobPath, CopyRequest, Named
 from app.web.views import iso
+
+#: The year 2262: Ollama's own tools show it as "Forever".
+FOR_EVER = 9_214_646_400
 
 models = APIBlueprint("ollama_models", __name__, abp_tags=[Tag(name="ollama")])
 
@@ -27,8 +34,46 @@ def show_ollama_version() -> Response:
 
 @models.get("/api/tags", summary="List models, as Ollama does")
 def list_ollama_models() -> Response:
-    """Every model on this machine."""
-    return jsonify({"models": [_row(model) for model in here().kernel.catalog.models()]})
+    """Every model on this machine, under each name that it was given."""
+    kernel = here().kernel
+    rows = {model.name: model for model in kernel.catalog.models()}
+    further = [(alias.name, rows[alias.model]) for alias in kernel.aliases.all() if alias.model in rows]
+    return jsonify({"models": [_row(model, name) for name, model in [*rows.items(), *further]]})
+
+
+@models.get("/api/ps", summary="List loaded models, as Ollama does")
+def list_ollama_residents() -> Response:
+    """What is in memory, until when; and what waits for it, which Ollama does not tell."""
+    kernel = here().kernel
+    waiting = Counter[str]()
+    for depth in kernel.store.depths():
+        if depth.kind == Kind.GENERATE and depth.status == State.QUEUED:
+            waiting[depth.model] += depth.jobs
+    rows = {model.name: model for model in kernel.catalog.models()}
+    held = [(card, holding) for card in kernel.registry.workers() for holding in card.holdings]
+    shown = [_resident(rows[h.model], card, h, waiting[h.model]) for card, h in held if h.model in rows]
+    return jsonify({"models": shown})
+
+
+@models.delete("/api/delete", summary="Delete a model, as Ollama does")
+def delete_ollama_model(body: Named) -> Response:
+    """Only the name, where it is a further one."""
+    kernel = here().kernel
+    name = body.model.removesuffix(LATEST)
+    alias = next((a.name for a in kernel.aliases.all() if a.name in (body.model, name)), None)
+    if alias is not None:
+        kernel.aliases.remove(alias)
+    else:
+        remove(kernel, resolved(kernel, body.model))
+    return Response(status=200)
+
+
+@models.post("/api/copy", summary="Give a model a further name, as Ollama's copies are")
+def copy_ollama_model(body: CopyRequest) -> Response:
+    """Nothing is copied: the new name stands for the model."""
+    kernel = here().kernel
+    kernel.aliases.put(body.destination.removesuffix(LATEST), resolved(kernel, body.source))
+    return Response(status=200)
 
 
 @models.post("/api/show", summary="Show a model, as Ollama does")
@@ -45,7 +90,7 @@ def show_ollama_model(body: Named) -> Response:
             "template": facts.get("template") or "",
             "details": _details(model),
             "model_info": _info(facts),
-            "capabilities": ["completion"],
+            "capabilities": _capabilities(facts),
             "modified_at": iso(model.created_at),
         }
     )
@@ -58,10 +103,44 @@ def refuse_making() -> Response:
     raise InvalidRequestError("Tokenyard neither creates nor pushes models. Pull one, or import a file or folder.")
 
 
-def _row(model: Model) -> dict[str, Any]:
+@models.get("/api/blobs/<digest>", summary="Not done here")  # and HEAD, by which clients ask
+def find_blob(path: BlobPath) -> Response:
+    """Blobs are what models are created from."""
+    raise NotFoundError(f"There is no blob '{path.digest}': Tokenyard creates no models.", param="digest")
+
+
+@models.post("/api/blobs/<digest>", summary="Not done here")
+def refuse_blob(path: BlobPath) -> Response:
+    """Tokenyard creates no models."""
+    raise InvalidRequestError(
+        f"Blob '{path.digest}' is not taken: Tokenyard creates no models. Pull one, or import a file or folder."
+    )
+
+
+def _resident(model: Model, card: Card, holding: Holding, waiting: int) -> dict[str, Any]:
+    expires = FOR_EVER if holding.keep_alive < 0 else holding.expires_at or time.time() + holding.keep_alive
+    size = holding.bytes or model.size_bytes
     return {
-        "name": tagged(model.name),
-        "model": tagged(model.name),
+        **_row(model, model.name),
+        "size": size,
+        "size_vram": 0 if card.device.startswith("cpu") else size,
+        "context_length": holding.context or model.facts.get("context") or 0,
+        "expires_at": iso(expires),
+        "queued": waiting,
+        "running": holding.running,
+    }
+
+
+def _capabilities(facts: dict[str, Any]) -> list[str]:
+    template = facts.get("template") or ""
+    further = {"tools": "tools" in template, "thinking": "<think>" in template}
+    return ["completion", *(name for name, has in further.items() if has)]
+
+
+def _row(model: Model, name: str) -> dict[str, Any]:
+    return {
+        "name": tagged(name),
+        "model": tagged(name),
         "modified_at": iso(model.created_at or time.time()),
         "size": model.size_bytes,
         "digest": _digest(model),

@@ -49,7 +49,11 @@ def _lines(events: Events) -> Iterator[str]:
 
 
 def _told(event: Event | None) -> Iterator[dict[str, Any]]:
-    if isinstance(event, Progress) and event.fields.get("total_bytes"):
+    if isinstance(event, Progress) and (file := event.fields.get("file")):
+        digest = f"sha256:{file['digest']}" if file.get("digest") else file["name"]
+        shown = {"digest": digest, "total": file["total"], "completed": file["completed"]}
+        yield {"status": f"pulling {digest.removeprefix('sha256:')[:12]}", **shown}
+    elif isinstance(event, Progress) and event.fields.get("total_bytes"):
         total, completed = event.fields["total_bytes"], event.fields.get("downloaded_bytes", 0)
         yield {"status": "pulling model", "digest": "model", "total": total, "completed": completed}
     elif isinstance(event, Ended):

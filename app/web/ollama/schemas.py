@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
-from app.web.schemas import ChatBody, GenerateBody, ModelName, PromptBody
+from app.web.dialect import DialectBody, checked
+from app.web.schemas import GenerateBody, KeepAlive, ModelName, PromptBody
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +40,28 @@ class Named(Lenient):
     model: ModelName = Field(validation_alias=AliasChoices("model", "name"))
 
 
+class CopyRequest(Lenient):
+    """A further name for a model."""
+
+    source: ModelName
+    destination: ModelName
+
+
+class BlobPath(Lenient):
+    """A blob's address."""
+
+    digest: str
+
+
 class Turn(Lenient):
     """One message."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     images: list[Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
 
     @field_validator("images")
     @classmethod
@@ -52,19 +69,47 @@ class Turn(Lenient):
         if images:
             raise ValueError("images: no model here sees; send text alone")
 
+    def translated(self) -> dict[str, Any]:
+        """As the one request type has it. Raises ValueError."""
+        further = {"name": self.tool_name, "tool_call_id": self.tool_call_id, "tool_calls": self._calls()}
+        kept = {name: value for name, value in further.items() if value}
+        return {"role": self.role, "content": self.content, "further": kept}
+
+    def _calls(self) -> list[dict[str, Any]]:
+        calls = []
+        for call in self.tool_calls or ():
+            function = call.get("function") or {}
+            if not isinstance(function.get("name"), str) or not isinstance(function.get("arguments", {}), dict):
+                raise ValueError('tool_calls: each is {"function": {"name": "…", "arguments": {…}}}')
+            said = {"name": function["name"], "arguments": function.get("arguments", {})}
+            calls.append({"type": "function", "function": said})
+        return calls
+
 
 class Talk(Named):
     """What /api/chat and /api/generate have in common."""
 
     stream: bool = True
     options: dict[str, Any] | None = None
+    format: str | dict[str, Any] | None = None
+    think: bool | Literal["low", "medium", "high"] | None = None
+    keep_alive: KeepAlive | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
 
     def common(self) -> dict[str, Any]:
         """The fields that mean the same in the one request type."""
         fields = {**_DEFAULTS, **_sampling(self.options or {}), "model": self.model, "timeout": TIMEOUT}
+        fields |= {"format": self.format or None, "keep_alive": self.keep_alive}
         return fields | ({"logprobs": self.top_logprobs} if self.logprobs else {})
+
+    def beyond(self) -> dict[str, Any]:
+        """The fields of a chat's request alone."""
+        size = (self.options or {}).get("num_ctx")
+        return {
+            "think": None if self.think is None else bool(self.think),
+            "context": size if isinstance(size, int) and size > 0 else None,
+        }
 
 
 def _sampling(options: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +122,7 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
         fields["seed"] = seed % (1 << 32)
     if stop:
         fields["stop"] = stop
+    given.pop("num_ctx", None)
     if given:
         log.warning("options_dropped", names=sorted(given))
     return fields
@@ -86,11 +132,17 @@ class ChatRequest(Talk):
     """POST /api/chat. Without messages it only loads or unloads the model."""
 
     messages: list[Turn] = []
+    tools: list[dict[str, Any]] | None = None
 
-    def translated(self) -> GenerateBody:
-        """The one request type. Raises ValidationError."""
-        messages = [{"role": turn.role, "content": turn.content} for turn in self.messages]
-        return ChatBody.model_validate(self.common() | {"messages": messages})
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to answer."""
+        return not self.messages
+
+    def translated(self, _before: list[dict[str, Any]]) -> GenerateBody:
+        """The one request type. Raises ValidationError, ValueError."""
+        fields = {"messages": [turn.translated() for turn in self.messages], "tools": checked(self.tools or [])}
+        return DialectBody.model_validate(self.common() | self.beyond() | fields)
 
 
 class GenerateRequest(Talk):
@@ -101,6 +153,7 @@ class GenerateRequest(Talk):
     template: str = ""
     raw: bool = False
     suffix: str = ""
+    context: list[int] | None = None
     images: list[Any] | None = None
 
     @field_validator("images")
@@ -109,16 +162,23 @@ class GenerateRequest(Talk):
         if images:
             raise ValueError("images: no model here sees; send text alone")
 
-    def translated(self) -> GenerateBody:
-        """The one request type. Raises ValueError for what no engine here does."""
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to answer."""
+        return not self.prompt
+
+    def translated(self, before: list[dict[str, Any]]) -> GenerateBody:
+        """The one request type, behind earlier messages. Raises ValueError for what no engine here does."""
         if self.suffix:
             raise ValueError(f"'{self.model}' does not support insert")
         if self.template:
             raise ValueError("template: the model's own is used; send a whole prompt with raw instead")
         if self.raw:
-            if self.system:
+            if self.system or self.context:
                 raise ValueError("raw mode does not support template, system, or context")
             return PromptBody.model_validate(self.common() | {"prompt": self.prompt})
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        messages = [*system, {"role": "user", "content": self.prompt}]
-        return ChatBody.model_validate(self.common() | {"messages": messages})
+        if self.system:
+            system = {"role": "system", "content": self.system}
+            before = [system, *(turn for turn in before if turn["role"] != "system")]
+        messages = [*before, {"role": "user", "content": self.prompt}]
+        return DialectBody.model_validate(self.common() | self.beyond() | {"messages": messages})

@@ -13,7 +13,9 @@ from app.events import Ended, Token
 from app.models import Job
 from app.web.current import here
 from app.web.errors import failure_of, translating
+from app.web.fold import Fold, Parts
 from app.web.held import events_of, gathered, opened
+from app.web.ollama import memory, residence
 from app.web.ollama.names import resolved
 from app.web.ollama.schemas import ChatRequest, GenerateRequest
 from app.web.security import NDJSON
@@ -24,46 +26,74 @@ from app.web.views import counts, iso, logprob
 
 talk = APIBlueprint("ollama", __name__, abp_tags=[Tag(name="ollama", description="Ollama's dialect.")])
 
+_NOTHING = Parts()
 _encode = msgspec.json.Encoder().encode
-#: How a text is put into an answer: as a message, or as a response.
-Wrap = Callable[[str], dict[str, Any]]
+#: How the parts of an answer are put into it: as a message, or as a response.
+Wrap = Callable[[Parts], dict[str, Any]]
 
 
 @talk.post("/api/chat", summary="Answer a chat, as Ollama does")
 def create_ollama_chat(body: ChatRequest) -> Response:
     """Streamed unless `stream` is false. The job's id is in `X-Job-Id`."""
-    return _answer(body, lambda text: {"message": {"role": "assistant", "content": text}})
+    return _answer(body, _message)
 
 
 @talk.post("/api/generate", summary="Answer a prompt, as Ollama does")
 def create_ollama_answer(body: GenerateRequest) -> Response:
     """Streamed unless `stream` is false. The job's id is in `X-Job-Id`."""
-    return _answer(body, lambda text: {"response": text})
+    return _answer(body, _response)
 
 
 def _answer(body: ChatRequest | GenerateRequest, wrap: Wrap) -> Response:
     site = here()
     site.kernel.bus.ping()
     said, body.model = body.model, resolved(site.kernel, body.model)
+    if body.empty:
+        reason = residence.settle(site.kernel, body.model, body.keep_alive)
+        return jsonify({**_head(said), **wrap(Parts()), "done": True, "done_reason": reason})
+    before = memory.recalled(site.kernel, body.context) if isinstance(body, GenerateRequest) and body.context else []
     with translating():
-        request = body.translated()
+        request = body.translated(before)
     job = submit_generation(site.kernel, request, held=True)
     events = events_of(site, job)
     if body.stream:
         return closing(_lines(said, job, opened(events, job.timeout), wrap), events, mimetype=NDJSON)
     tokens, ended = gathered(events, job.timeout)
-    text = "".join(token.text for token in tokens)
-    return jsonify({**_head(said), **wrap(text), **_logprobs(tokens), **_end(ended)})
+    parts = Fold(job).whole("".join(token.text for token in tokens))
+    return jsonify({**_head(said), **wrap(parts), **_logprobs(tokens), **_end(job, ended, wrap)})
+
+
+def _message(parts: Parts) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": parts.content}
+    if parts.thought:
+        message["thinking"] = parts.thought
+    if parts.calls:
+        message["tool_calls"] = [
+            {"id": call.id, "function": {"name": call.name, "arguments": msgspec.json.decode(call.arguments)}}
+            for call in parts.calls
+        ]
+    return {"message": message}
+
+
+def _response(parts: Parts) -> dict[str, Any]:
+    return {"response": parts.content} | ({"thinking": parts.thought} if parts.thought else {})
 
 
 def _lines(model: str, job: Job, events: Events, wrap: Wrap) -> Iterator[str]:
+    fold = Fold(job)
     for event in events:
         if isinstance(event, Token):
-            yield line({**_head(model), **wrap(event.text), **_logprobs([event]), "done": False})
+            parts = fold.feed(event.text)
+            if parts != _NOTHING or event.logprobs:
+                yield line({**_head(model), **wrap(parts), **_logprobs([event]), "done": False})
         elif isinstance(event, Ended):
             failure = failure_of(event, job.timeout)
-            shown = {"error": failure.message} if failure else {**_head(model), **wrap(""), **_end(event)}
-            yield line(shown)
+            if failure:
+                yield line({"error": failure.message})
+                continue
+            if (rest := fold.end()) != _NOTHING:
+                yield line({**_head(model), **wrap(rest), "done": False})
+            yield line({**_head(model), **wrap(_NOTHING), **_end(job, event, wrap)})
 
 
 def line(body: dict[str, Any]) -> str:
@@ -75,8 +105,9 @@ def _head(model: str) -> dict[str, Any]:
     return {"model": model, "created_at": iso(time.time())}
 
 
-def _end(ended: Ended) -> dict[str, Any]:
-    return {"done_reason": ended.done_reason, "done": True, **counts(ended.usage)}
+def _end(job: Job, ended: Ended, wrap: Wrap) -> dict[str, Any]:
+    kept = {"context": memory.token(job)} if wrap is _response and "prompt" not in job.request else {}
+    return {"done_reason": ended.done_reason, "done": True, **kept, **counts(ended.usage)}
 
 
 def _logprobs(tokens: list[Token]) -> dict[str, Any]:
