@@ -25,8 +25,16 @@ class Limit(NamedTuple):
 #: The engine that a format leads to, where there is only one.
 ENGINE_OF = {"gguf": "llamacpp", "scripted": "scripted"}
 
+_ELSEWHERE = "vLLM and llama.cpp alone do it, and this model does not run on them (GET /models shows its backend)"
+_FORMS = (
+    Limit("schema", lambda value: value is not None, f"an answer of a given form, or a forced tool: {_ELSEWHERE}"),
+    Limit("logit_bias", bool, _ELSEWHERE),
+)
+
 _LIMITS: dict[str, tuple[Limit, ...]] = {
+    "transformers": _FORMS,
     "scripted": (
+        *_FORMS,
         Limit("logprobs", lambda value: value is not None, "the scripted engine has no probabilities; leave it out"),
     ),
 }

@@ -119,7 +119,6 @@ class TransformersEngine:
         """Render and tokenise, then queue for a slot; a chunk where that already ends it."""
         request = answer.request
         try:
-            _refuse_shapes(request)
             answer.begin(self._prompter.prompt(request), self._network)
         except RefusedError as error:
             answer.prompt_tokens = error.prompt_tokens
@@ -218,18 +217,6 @@ class TransformersEngine:
             del self._answers[answer.request.id]
         self._room.leave(answer)
         self._arrived = [other for other in self._arrived if other is not answer]
-
-
-def _refuse_shapes(request: Request) -> None:
-    """Raises RefusedError for what only the other engines do."""
-    sampling = request.sampling
-    what = "a JSON schema" if sampling.schema is not None else "a logit_bias" if sampling.logit_bias else ""
-    if what:
-        raise RefusedError(
-            Failure.INVALID_REQUEST,
-            f"This model runs on transformers, which cannot hold answers to {what}. Take a model that runs on vLLM or "
-            "llama.cpp (GET /models shows each one's backend).",
-        )
 
 
 def _network(loaded: Loaded, tokenizer: Any) -> Network:
