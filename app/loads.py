@@ -132,11 +132,15 @@ class Loads:
         return self._cooldowns.all()
 
     def arrived(self, model: str) -> None:
-        """A pull has brought its files: what failed with the earlier ones may work now."""
+        """A pull has brought its files: what failed with the earlier ones may work now, and who holds those lets go."""
         try:
             self.forgive(model)
+            self._registry.forget()
+            holders = [card.node for card in self._registry.workers() if card.held(model) is not None]
+            if holders:
+                self.ask("renew", model, holders)
         except UnavailableError:
-            log.warning("not_forgiven", model=model)  # the cooldown ends by itself, or by hand
+            log.warning("not_announced", model=model)  # the cooldown ends by itself; the new files come at a reload
 
     def forgive(self, model: str | None = None) -> list[str]:
         """Ends the cooldown of a model, or of all; returns those that had one. Raises UnavailableError."""

@@ -13,6 +13,9 @@ import os
 import sys
 from signal import SIGKILL, SIGPIPE
 
+#: Half of all memory, as the kernel counts it, on top of what the program really holds.
+OOM_SCORE = "500"
+
 
 def _end_with_owner(life: int) -> None:
     # Nothing is ever sent to us: this returns when the owner's end is closed.
@@ -20,11 +23,21 @@ def _end_with_owner(life: int) -> None:
     os.killpg(0, SIGKILL)
 
 
+def _offer_first(pid: int) -> None:
+    """Where memory runs out, the kernel shall take what holds it, and not the worker that serves others beside."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
+    except OSError:
+        return  # it has ended, or a sandbox forbids it
+
+
 def main() -> None:
     """Start the program, wait for its end or the owner's, and end the group."""
     life = int(sys.argv[1])
     os.set_inheritable(life, False)
     child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ, setsigdef=[SIGPIPE])
+    _offer_first(child)
     _thread.start_new_thread(_end_with_owner, (life,))
     try:
         _, status = os.waitpid(child, 0)

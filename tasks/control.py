@@ -51,6 +51,15 @@ def keep(_state: Any, model: str, seconds: float, pinned: bool = False) -> Reply
 
 
 @control.control_command(args=[("model", str)], signature="<model>")
+def renew(_state: Any, model: str) -> Reply:
+    """Loads a model anew here where its files are no longer those that it was loaded from."""
+    if process.worker is None:
+        return NO_WORKER
+    process.worker.renew(model)
+    return {"ok": f"renewing {model}"}
+
+
+@control.control_command(args=[("model", str)], signature="<model>")
 def cancel_load(_state: Any, model: str) -> Reply:
     """Ends the load of a model here."""
     if process.worker is None:

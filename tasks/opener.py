@@ -152,7 +152,7 @@ class Opener:
 
     def _bay(self, order: Order, row: Model, engine: Engine, load_ns: int, size: int) -> Bay:
         pump = Pump(engine, self._kernel.bus, self._node)
-        bay = Bay(row.name, pump, load_ns, loaded_at=time.time(), size=size)
+        bay = Bay(row.name, pump, load_ns, loaded_at=time.time(), size=size, files=files_of(row))
         bay.keep_alive = self._kernel.settings.keep_alive
         asked = row.keep_alive if order.keep_alive is None else order.keep_alive
         if asked is not None:
@@ -215,17 +215,17 @@ class Opener:
         """Without the engines that have refused these very files for good."""
         learned = self._learned.get(row.name)
         rest = [candidate.engine for candidate in choice.candidates]
-        if learned is None or learned.files != _files(row) or learned.engine not in rest:
+        if learned is None or learned.files != files_of(row) or learned.engine not in rest:
             return choice
         first = rest.index(learned.engine)
         return Choice(choice.candidates[first:], [learned.why] if first else choice.passed_over)
 
     def _learn(self, row: Model, bay: Bay, refusals: list[tuple[Candidate, LoadError]]) -> None:
         if refusals and all(error.code in LASTING for _, error in refusals):
-            self._learned[row.name] = Learned(_files(row), bay.pump.engine.info.engine, bay.why)
+            self._learned[row.name] = Learned(files_of(row), bay.pump.engine.info.engine, bay.why)
 
 
-def _files(row: Model) -> tuple[str, int, str]:
+def files_of(row: Model) -> tuple[str, int, str]:
     """What tells a model's files, and what is to become of them, from those of another pull."""
     return row.path, row.size_bytes, row.quantize
 

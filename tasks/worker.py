@@ -26,7 +26,7 @@ from tasks.garage import Garage
 from tasks.lease import Lease
 from tasks.life import Departure, begin_life, end_life
 from tasks.loader import Loader
-from tasks.opener import Opener
+from tasks.opener import Opener, files_of
 from tasks.runner import Runner
 from tasks.watchdog import Watchdog
 
@@ -125,6 +125,12 @@ class Worker:
         self.loader.cancel(model)
         if self.garage.drain(model) is not None and force:
             self.runner.hand_back(model)
+
+    def renew(self, model: str) -> None:
+        """Loads a model anew, after the jobs that run, where its files are others by now. Raises UnavailableError."""
+        bay = self.garage.find(model)
+        if bay is not None and bay.files != files_of(self.kernel.catalog.get(model)):
+            self.loader.reload(model)
 
     def keep(self, model: str, seconds: float, *, pinned: bool) -> None:
         """Says how long a model stays without work."""

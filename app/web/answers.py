@@ -320,11 +320,9 @@ class WorkerLoading(LoadingModel):
     worker: str
 
 
-class ModelEntry(Answer):
-    """A model on this machine, and where and how it is loaded."""
+class Resident(Answer):
+    """Where and how a model is loaded."""
 
-    model: str
-    state: Literal["ready", "missing", "removing"] = Field(description="Whether its files are here.")
     loaded: bool
     backend: str | None
     why: str | None = Field(description="Why an engine other than the first choice has it.")
@@ -332,16 +330,23 @@ class ModelEntry(Answer):
     quantization: str | None = Field(description="How its weights lie in memory, or in its files.")
     dtype: str | None
     context: int | None
-    size_bytes: int
-    local_path: str
     load_duration: int
     keep_alive: float | None = Field(description="Seconds without work; below 0: until another needs its place.")
     expires_at: datetime | None
     devices: list[str] = Field(description="Those that it is bound to; none: it goes anywhere.")
-    aliases: list[str]
     workers: list[str]
     loading: list[WorkerLoading]
     failures: list[WorkerFailure]
+
+
+class ModelEntry(Resident):
+    """A model on this machine, and where and how it is loaded."""
+
+    model: str
+    state: Literal["ready", "missing", "removing"] = Field(description="Whether its files are here.")
+    size_bytes: int
+    local_path: str
+    aliases: list[str]
 
 
 class ModelsAnswer(Answer):

@@ -9,6 +9,7 @@ from flask import Response, jsonify
 from pydantic import Field
 
 from app import imports
+from app.cooldown import Cooldown
 from app.disk import delete_files, is_here
 from app.errors import Failure, InvalidRequestError, NotDeletedError, NotFoundError, UnavailableError
 from app.examine import facts_of
@@ -22,6 +23,7 @@ from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
 from app.web.offload import offload
+from app.web.residence import residence
 from app.web.schemas import ModelName, ModelPath, Strict
 from app.web.views import iso
 
@@ -130,8 +132,7 @@ def remove(kernel: Kernel, name: str, *, force: bool = False) -> tuple[str, Any]
 def _show(kernel: Kernel, model: Model) -> Response:
     cards = _cards(kernel)
     facts = model.facts
-    held = [(card, holding) for card in cards for holding in card.holdings if holding.model == model.name]
-    shown: dict[str, Any] = {
+    shown = residence(model, cards, _failures(kernel)) | {
         "model": model.name,
         "aliases": kernel.aliases.of_models().get(model.name, []),
         "state": model.state,
@@ -145,11 +146,6 @@ def _show(kernel: Kernel, model: Model) -> Response:
         "revision": model.revision,
         "local_path": model.path,
         "created_at": iso(model.created_at),
-        "quantize": model.quantize,
-        "devices": model.devices,
-        "loaded": bool(held),
-        "backend": held[0][1].backend if held else None,
-        "workers": [card.node for card, _ in held],
         **verdict(model.size_bytes, _memory(cards), can_shrink=_can_shrink(model)),
     }
     return jsonify(shown)
@@ -175,6 +171,13 @@ def _cards(kernel: Kernel) -> tuple[Card, ...]:
         return kernel.registry.workers()
     except UnavailableError:
         return ()
+
+
+def _failures(kernel: Kernel) -> list[Cooldown]:
+    try:
+        return kernel.loads.failures()
+    except UnavailableError:
+        return []
 
 
 def _memory(cards: tuple[Card, ...]) -> int:

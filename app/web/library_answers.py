@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.web.answers import Answer
+from app.web.answers import Answer, Resident
 
 
 class FitAnswer(Answer):
@@ -24,7 +24,7 @@ class ModelFile(Answer):
     size_bytes: int
 
 
-class ModelAnswer(FitAnswer):
+class ModelAnswer(FitAnswer, Resident):
     """A model, as its own files and its row tell; null is what they do not tell."""
 
     model: str
@@ -35,9 +35,6 @@ class ModelAnswer(FitAnswer):
     family: str | None
     task: Literal["generate", "embed"] | None
     parameters: int | None
-    context: int | None
-    dtype: str | None
-    quantization: str | None
     template: str | None
     licence: str | None
     size_bytes: int
@@ -48,11 +45,6 @@ class ModelAnswer(FitAnswer):
     revision: str | None
     local_path: str
     created_at: datetime
-    quantize: str
-    devices: list[str]
-    loaded: bool
-    backend: str | None
-    workers: list[str]
 
 
 class RemovedAnswer(Answer):

@@ -87,6 +87,13 @@ def test_the_death_of_the_program_ends_its_family() -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def test_the_kernel_takes_the_program_before_its_owner_when_memory_runs_out() -> None:
+    process = start_family()
+    wait_until(lambda: Path(f"/proc/{program_of(process)}/oom_score_adj").read_text().strip() == "500")
+    assert Path("/proc/self/oom_score_adj").read_text().strip() != "500"
+    process.kill()
+
+
 @pytest.mark.parametrize("status", [0, 3])
 def test_the_programs_own_exit_status_is_known(status: int) -> None:
     process = spawn([sys.executable, "-c", f"raise SystemExit({status})"])
