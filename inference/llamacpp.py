@@ -9,7 +9,9 @@ Callbacks give text and exact counts but no token ids (the HTTP stream has ids, 
 made of several), so a continuation goes on from the emitted text. The stream never ends in half a character.
 """
 
+import base64
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +23,17 @@ import structlog
 
 from inference import schema
 from inference.errors import EngineDiedError, LoadError
-from inference.llamaserver import Plan, RefusedError, free_memory, import_llama, load_server, note_on_gpu, plan
+from inference.llamaserver import (
+    EMBED_TOKENS,
+    Plan,
+    RefusedError,
+    free_memory,
+    import_llama,
+    load_embedder,
+    load_server,
+    note_on_gpu,
+    plan,
+)
 from inference.protocol import Chunk, Failure, Finish, Info, Likely, Logprob, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
@@ -100,6 +112,9 @@ class LlamaCppEngine:
         self._desk = ThreadPoolExecutor(1, "prepare")
         self._runners = ThreadPoolExecutor(spec.slots, "run")
         self._closed = False
+        self._spec = spec
+        self._embedder: Any = None
+        self._embedder_lock = threading.Lock()
         on_progress(1.0)
         self.info = Info(
             spec.engine,
@@ -152,7 +167,7 @@ class LlamaCppEngine:
         self._out.put(None)
         self._desk.shutdown(cancel_futures=True)
         self._runners.shutdown(cancel_futures=True)
-        self._server = None
+        self._server = self._embedder = None
 
     def _prepare(self, answer: _Answer) -> None:
         """Render and tokenise, then queue for a slot, or end what cannot run."""
@@ -166,7 +181,8 @@ class LlamaCppEngine:
             answer.fail(Failure.ENGINE_FAILED, "llama.cpp could not prepare the prompt; the worker's log says why.")
         with self._lock:
             if ready and not answer.aborted:
-                request, cost = answer.request, len(answer.prompt) + self._budget(answer)
+                request = answer.request
+                cost = 1 if request.embed else len(answer.prompt) + self._budget(answer)
                 self._room.enter(answer, priority=request.priority, cost=cost)
                 self._admit()
             else:
@@ -175,6 +191,8 @@ class LlamaCppEngine:
     def _render(self, answer: _Answer) -> bool:
         """Fill in the prompt's tokens; False when that already ended the answer."""
         request, context = answer.request, self._context(answer)
+        if request.embed:
+            return True
         if request.sampling.schema is not None and (failure := schema.fault(request.sampling.schema)) is not None:
             answer.fail(failure.code, failure.message)
             return False
@@ -209,12 +227,32 @@ class LlamaCppEngine:
 
     def _run(self, answer: _Answer) -> None:
         try:
-            self._server.handle_completions(self._body(answer), answer.take)
+            if answer.request.embed:
+                self._embed(answer)
+            else:
+                self._server.handle_completions(self._body(answer), answer.take)
         except Exception:
             log.exception("llamacpp.request_failed", request=answer.request.id)
         answer.fail(Failure.ENGINE_FAILED, "llama.cpp ended without a reason; the worker's log may have one.")
         with self._lock:
             self._forget(answer)
+
+    def _embed(self, answer: _Answer) -> None:
+        """The vector of its prompt. Its `count` is of the tokens that were read: none are made."""
+        with self._embedder_lock:
+            if self._embedder is None:
+                self._embedder = load_embedder(self._spec, import_llama())
+        said = self._embedder.handle_embeddings({"input": [answer.request.prompt or ""]})
+        if "error" in said:
+            answer.fail(
+                Failure.INVALID_REQUEST,
+                f"llama.cpp makes no vector of this text: {said['error'].get('message')}. A text may have "
+                f"{EMBED_TOKENS} tokens.",
+            )
+            return
+        vector = struct.pack(f"<{len(said['data'][0]['embedding'])}f", *said["data"][0]["embedding"])
+        read = int(said["usage"]["prompt_tokens"])
+        answer.end(Piece(base64.b64encode(vector).decode(), (), read), "stop")
 
     def _forget(self, answer: _Answer) -> None:
         """Give back its slot or place; whoever is next starts."""

@@ -121,10 +121,11 @@ def request_of(run: Run, choice: int) -> Request:
         emitted=emitted,
         priority=run.job.priority,
         tokens_per_second=stored.get("scripted_tokens_per_second"),
-        prompt=stored.get("prompt"),
+        prompt=stored["inputs"][choice] if "inputs" in stored else stored.get("prompt"),
         tools=stored.get("tools", ""),
         think=stored.get("think"),
         context=stored.get("context"),
+        embed="inputs" in stored,
     )
 
 

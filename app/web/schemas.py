@@ -1,7 +1,7 @@
 """Requests as they arrive. Past these models, a request is a job's row."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -127,6 +127,8 @@ class SamplingBody(Strict):
 
 class GenerateBody(SamplingBody):
     """The one request type: whatever a dialect calls it, a generation is made of this."""
+
+    KIND: ClassVar[Kind] = Kind.GENERATE
 
     model: ModelName
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES, description="How many answers to give.")] = 1

@@ -43,6 +43,11 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
 
 def _check_abilities(model: Model, body: GenerateBody) -> None:
     """Refuses what the one engine of a format cannot do; where there are several, the worker does."""
+    if body.KIND == Kind.EMBED and model.format != "gguf":
+        raise InvalidRequestError(
+            f"Embeddings are made by llama.cpp alone, and '{model.name}' is no GGUF model. Pull one that is.",
+            param="model",
+        )
     engine = abilities.ENGINE_OF.get(model.format)
     refusal = abilities.refuse(engine, body.sampling()) if engine else None
     if refusal is not None:
@@ -56,7 +61,7 @@ def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | No
     """
     return Job(
         id=new_id(),
-        kind=Kind.GENERATE.value,
+        kind=body.KIND.value,
         model=body.model,
         status=State.QUEUED.value,
         priority=body.priority,

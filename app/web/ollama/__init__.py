@@ -5,7 +5,7 @@ from typing import Any
 from flask_openapi3.openapi import OpenAPI
 
 from app.web.errors import Fault, speak
-from app.web.ollama import models, pull, talk
+from app.web.ollama import embed, models, pull, talk
 
 _UNKNOWN_MODEL = {"model_not_downloaded", "model_not_found"}
 
@@ -13,7 +13,7 @@ _UNKNOWN_MODEL = {"model_not_downloaded", "model_not_found"}
 def register(app: OpenAPI) -> None:
     """Serves /api."""
     speak(app, "/api/", refusal)
-    for blueprint in (talk.talk, models.models, pull.pull):
+    for blueprint in (talk.talk, models.models, pull.pull, embed.embed):
         app.register_api(blueprint)
 
 

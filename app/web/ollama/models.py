@@ -90,7 +90,7 @@ def show_ollama_model(body: Named) -> Response:
             "template": facts.get("template") or "",
             "details": _details(model),
             "model_info": _info(facts),
-            "capabilities": _capabilities(facts),
+            "capabilities": _capabilities(model),
             "modified_at": iso(model.created_at),
         }
     )
@@ -131,10 +131,15 @@ def _resident(model: Model, card: Card, holding: Holding, waiting: int) -> dict[
     }
 
 
-def _capabilities(facts: dict[str, Any]) -> list[str]:
-    template = facts.get("template") or ""
-    further = {"tools": "tools" in template, "thinking": "<think>" in template}
-    return ["completion", *(name for name, has in further.items() if has)]
+def _capabilities(model: Model) -> list[str]:
+    template = model.facts.get("template") or ""
+    can = {
+        "completion": model.facts.get("task") != "embed",
+        "tools": "tools" in template,
+        "thinking": "<think>" in template,
+        "embedding": model.format == "gguf",
+    }
+    return [name for name, has in can.items() if has]
 
 
 def _row(model: Model, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from flask_openapi3.openapi import OpenAPI
 
 from app.web.errors import speak
-from app.web.openai import batches, chat, completions, files, models, responses
+from app.web.openai import batches, chat, completions, embeddings, files, models, responses
 from app.web.openai.shapes import refusal
 
 
@@ -13,6 +13,7 @@ def register(app: OpenAPI) -> None:
     for blueprint in (
         chat.chat,
         completions.completions,
+        embeddings.embeddings,
         models.models,
         files.files,
         batches.batches,

@@ -1,0 +1,63 @@
+"""POST /v1/embeddings."""
+
+from typing import Annotated, Any, Literal
+
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import Field, field_validator
+
+from app.web.current import here
+from app.web.embed import EmbedBody, encoded, vector
+from app.web.errors import translating
+from app.web.held import events_of, gathered
+from app.web.openai.schemas import TIMEOUT, Lenient
+from app.web.schemas import ModelName
+from app.web.submit import submit_generation
+
+embeddings = APIBlueprint("openai_embeddings", __name__, abp_tags=[Tag(name="openai")])
+
+
+class EmbeddingsBody(Lenient):
+    """Texts to turn into vectors."""
+
+    model: ModelName
+    input: str | Annotated[list[str], Field(min_length=1)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _texts(cls, texts: object) -> object:
+        if isinstance(texts, list) and any(not isinstance(text, str) for text in texts):
+            raise ValueError("input must be a text or a list of texts; token ids are not taken here")
+        return texts
+
+    def translated(self) -> EmbedBody:
+        """The one request type. Raises ValidationError, ValueError."""
+        if self.dimensions is not None:
+            raise ValueError("dimensions: vectors have the length that the model gives them; leave it out")
+        inputs = [self.input] if isinstance(self.input, str) else self.input
+        return EmbedBody.model_validate({"model": self.model, "inputs": inputs, "timeout": TIMEOUT})
+
+
+@embeddings.post("/v1/embeddings", summary="Turn texts into vectors, as OpenAI's API does")
+def create_embeddings(body: EmbeddingsBody) -> Response:
+    """On GGUF models. The job's id is in `X-Job-Id`."""
+    site = here()
+    site.kernel.bus.ping()
+    with translating():
+        request = body.translated()
+    job = submit_generation(site.kernel, request, held=True)
+    tokens, ended = gathered(events_of(site, job), job.timeout)
+    texts = encoded(tokens, job.request["n"])
+    shown: list[Any] = [vector(text) for text in texts] if body.encoding_format == "float" else list(texts)
+    read = ended.usage.completion_tokens
+    return jsonify(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": n, "embedding": value} for n, value in enumerate(shown)],
+            "model": job.model,
+            "usage": {"prompt_tokens": read, "total_tokens": read},
+        }
+    )
