@@ -26,15 +26,13 @@ class Limit(NamedTuple):
 ENGINE_OF = {"gguf": "llamacpp", "scripted": "scripted"}
 
 _ELSEWHERE = "vLLM and llama.cpp alone do it, and this model does not run on them (GET /models shows its backend)"
-_FORMS = (
-    Limit("schema", lambda value: value is not None, f"an answer of a given form, or a forced tool: {_ELSEWHERE}"),
-    Limit("logit_bias", bool, _ELSEWHERE),
-)
+_FORM = Limit("schema", lambda value: value is not None, f"an answer of a given form, or a forced tool: {_ELSEWHERE}")
 
 _LIMITS: dict[str, tuple[Limit, ...]] = {
-    "transformers": _FORMS,
+    "transformers": (_FORM,),
     "scripted": (
-        *_FORMS,
+        _FORM,
+        Limit("logit_bias", bool, "the scripted engine has no scores; leave it out"),
         Limit("logprobs", lambda value: value is not None, "the scripted engine has no probabilities; leave it out"),
     ),
 }

@@ -57,6 +57,19 @@ class CountPenalty(LogitsProcessor):
         return scores - counts * self._frequency - (counts > 0) * self._presence
 
 
+class Bias(LogitsProcessor):
+    """Adds to the scores of some ids. transformers' own sums over all sequences of tokens; these are single ones."""
+
+    def __init__(self, bias: tuple[tuple[int, float], ...]) -> None:
+        self._bias = bias
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the interface
+        """`scores`: one row. Ids beyond the vocabulary are nobody's."""
+        known = [(token, value) for token, value in self._bias if 0 <= token < scores.shape[-1]]
+        ids = torch.tensor([token for token, _ in known], dtype=torch.long, device=scores.device)
+        return scores.index_add(1, ids, torch.tensor([[value for _, value in known]], device=scores.device))
+
+
 class Sampler:
     """One answer's way of drawing. `prompt_tokens`: how many of the ids are the original prompt."""
 
@@ -99,6 +112,8 @@ class Sampler:
 
 def _penalties(sampling: Sampling, prompt_tokens: int) -> list[Any]:
     found: list[Any] = []
+    if sampling.logit_bias:
+        found.append(Bias(sampling.logit_bias))
     if sampling.repetition_penalty != 1:
         found.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
     if sampling.presence_penalty or sampling.frequency_penalty:

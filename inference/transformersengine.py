@@ -4,8 +4,8 @@ The loop is ours, not `generate`'s: one pass of the model a step, in the thread 
 effect at the next token, an answer goes on from any of its tokens, and what goes wrong reaches whoever waits (behind
 `generate` an exception leaves its streamer's reader waiting for ever). See docs/decisions.
 
-With more than one slot, requests that have taken in their prompts share their passes (see `transformersgroup`). Where
-an architecture's caches cannot lie together they take turns, a pass each: no faster, but none waits for a long answer.
+With more than one slot, requests that have taken in their prompts share their passes (see `transformersgroup`). An
+architecture that cannot do that, by a trial at load, has one slot.
 """
 
 import inspect
@@ -45,29 +45,29 @@ class TransformersEngine:
         tokenizer = load_tokenizer(folder)
         self._network = _network(loaded, tokenizer)
         growth = _try_out(self._network)
+        slots = spec.slots if spec.slots > 1 and computes_in_groups(self._network) else 1
         memory.give_back()
         left = transformersmemory.left(spec, loaded.device, loaded.on_device)
-        plan = transformersmemory.plan(_own_context(loaded.model), growth, left, spec)
+        plan = transformersmemory.plan(_own_context(loaded.model), spec.context, growth, left, slots)
         self._prompter = Prompter(tokenizer, load_template(folder, tokenizer), plan.context)
-        self._room: WaitingRoom[Answer] = WaitingRoom(spec.slots, plan.total)
+        self._room: WaitingRoom[Answer] = WaitingRoom(slots, plan.total)
         self._answers: dict[str, Answer] = {}
         self._arrived: list[Answer] = []
         self._groups: list[Group[Answer]] = []
         self._total = plan.total
-        self._in_groups = spec.slots > 1 and computes_in_groups(self._network)
         self._changed = threading.Condition()
         self._closed = False
         on_progress(1.0)
         self.info = Info(
             spec.engine,
             os.getpid(),
-            spec.slots,
+            slots,
             plan.context,
             time.monotonic() - started,
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             quantization=loaded.quantization,
             weights_bytes=int(loaded.model.get_memory_footprint()),
-            cache_bytes=plan.total * growth.token + spec.slots * growth.fixed,
+            cache_bytes=plan.total * growth.token + slots * growth.fixed,
         )
 
     def submit(self, request: Request) -> None:
@@ -185,8 +185,6 @@ class TransformersEngine:
         for group in self._groups:
             group.shed()
         self._groups = [group for group in self._groups if group.rows]
-        if not self._in_groups:
-            return
         for group in [group for group in self._groups if group.may_join]:
             host = next((other for other in self._groups if other is not group and self._may_host(other, group)), None)
             if host is not None:

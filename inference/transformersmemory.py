@@ -119,10 +119,13 @@ def measure(cache_sizes: Iterable[int]) -> Growth:
     return Growth(token, max(0, first - token * PROBE))
 
 
-def plan(own: int | None, growth: Growth, left: int, spec: Spec) -> Plan:
-    """The model's own context where `left` bytes hold it, else the largest that they do. Raises LoadError."""
-    affordable = max(0, left - growth.fixed * spec.slots) // growth.token if growth.token else MOST
-    wanted = min(own or MOST, spec.context or MOST)
+def plan(own: int | None, asked: int | None, growth: Growth, left: int, slots: int) -> Plan:
+    """The model's own context, or what was asked for, where `left` bytes hold it; else the largest that they do.
+
+    Raises LoadError.
+    """
+    affordable = max(0, left - growth.fixed * slots) // growth.token if growth.token else MOST
+    wanted = min(own or MOST, asked or MOST)
     if affordable < min(LEAST, wanted):
         raise LoadError(
             "out_of_memory",
@@ -131,7 +134,7 @@ def plan(own: int | None, growth: Growth, left: int, spec: Spec) -> Plan:
             'MAX_CACHE_MODELS, or take the model in 4 bits ("quantize": "q4").',
         )
     context = min(wanted, affordable)
-    return Plan(context, max(context, min(affordable, spec.slots * context)))
+    return Plan(context, max(context, min(affordable, slots * context)))
 
 
 def left(spec: Spec, device: str, taken: int) -> int:

@@ -13,7 +13,7 @@ from inference.errors import LoadError
 #: The engines for each format, the best one first.
 ENGINES = {"safetensors": ("vllm", "transformers"), "gguf": ("llamacpp",), "scripted": ("scripted",)}
 #: How many requests each engine runs at once, where WORKER_SLOTS does not say.
-SLOTS = {"vllm": 64, "transformers": 1, "llamacpp": 16, "scripted": 64}
+SLOTS = {"vllm": 64, "transformers": 8, "llamacpp": 16, "scripted": 64}
 #: What each engine cannot do without, as packages.
 PACKAGES = {
     "vllm": ("vllm", "torch"),

@@ -338,6 +338,18 @@ def test_requests_share_passes_only_within_the_memory_that_is_granted(tiny: Open
     assert set(passes.rows) == {1}  # together they would be padded to two long ones
 
 
+def test_an_architecture_whose_requests_cannot_share_passes_has_one_slot_and_answers(copy: Path) -> None:
+    edit_config(copy, use_sliding_window=True, sliding_window=16, max_window_layers=1)
+    edit_config(copy, layer_types=["full_attention", "sliding_attention"])
+    with Listener(build(spec_of(copy, slots=4), lambda fraction: None)) as listener:
+        assert listener.engine.info.slots == 1
+        for request in several():
+            listener.engine.submit(request)
+        listener.answer(*(request.id for request in several()))
+        assert [sum(chunk.count for chunk in listener.of(request.id)) for request in several()] == [24, 5, 24, 24]
+        expect_same_from_each_cut(listener, Sampling(temperature=0.0, max_tokens=40, ignore_eos=True), every=13)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_each_validated_architecture_loads_and_streams(checkpoints: Checkpoints, architecture: str) -> None:
     said: list[float] = []

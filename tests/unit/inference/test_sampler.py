@@ -77,6 +77,13 @@ def test_presence_and_frequency_penalties_count_the_answer_and_not_the_prompt() 
     assert draw(frequency, answer=(0, 0, 0)) == 1
 
 
+def test_a_bias_is_added_to_the_scores_of_its_tokens() -> None:
+    assert draw(Sampling(temperature=0.0, logit_bias=((0, -100.0),))) == 1
+    assert draw(Sampling(temperature=0.0, logit_bias=((4, 5.5),))) == 4
+    assert draw(Sampling(temperature=0.0, logit_bias=((99, 100.0),))) == 0  # the vocabulary has no such token
+    assert set(drawn(Sampling(temperature=1.0, seed=1, logit_bias=((0, -100.0), (1, -100.0))))) <= {2, 3, 4}
+
+
 def test_log_probabilities_are_the_models_own_whatever_the_sampling() -> None:
     import torch
 

@@ -55,8 +55,7 @@ def plan(own: int | None, left: int, *, slots: int = 1, context: int | None = No
     from inference import transformersmemory
     from inference.transformersmemory import Growth
 
-    spec = Spec("transformers", "folder", slots, context=context)
-    return transformersmemory.plan(own, Growth(token=100, fixed=1000), left, spec)
+    return transformersmemory.plan(own, context, Growth(token=100, fixed=1000), left, slots)
 
 
 def test_the_context_is_the_models_own_where_memory_holds_it() -> None:

@@ -74,7 +74,7 @@ def test_slots_are_the_engine_s_unless_a_setting_says_otherwise(tmp_path: Path, 
 
 
 def test_vllm_and_transformers_have_slots_of_their_own(tmp_path: Path) -> None:
-    assert [c.slots for c in choose(model(tmp_path), settings(), everything).candidates] == [64, 1]
+    assert [c.slots for c in choose(model(tmp_path), settings(), everything).candidates] == [64, 8]
 
 
 def test_auto_is_four_bit_above_the_threshold(tmp_path: Path) -> None:

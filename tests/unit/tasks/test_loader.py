@@ -47,7 +47,7 @@ def test_what_one_engine_cannot_take_goes_to_the_next_and_the_reason_is_kept(yar
 
     held = yard.kernel.registry.workers()[0].held("a")
     assert held is not None
-    assert (held.backend, held.slots) == ("transformers", 1)
+    assert (held.backend, held.slots) == ("transformers", 8)
     assert held.why == "vLLM: no such architecture"
     assert yard.kernel.loads.failures() == []
 
