@@ -47,6 +47,12 @@ class Job(Base):
         _partial("ix_jobs_turn", "model", "tenant", "priority", "id", where="released_at IS NULL AND {open}"),
         _partial("ix_jobs_window", "model", "status", "priority", where="released_at IS NOT NULL AND {open}"),
         _partial("ix_jobs_depth", "kind", "model", "status", "held", where="{open}"),
+        # What metrics count of those that ended, without a look at their rows.
+        _partial(
+            "ix_jobs_ended",
+            *("kind", "model", "status", "error_code", "attempt", "losses", "finished_at"),
+            where="finished_at IS NOT NULL",
+        ),
         _partial("ix_jobs_expires", "expires_at", where="{open}"),
     )
 
@@ -84,6 +90,8 @@ class Job(Base):
     error_message: Mapped[str | None] = mapped_column(Text)
     traceback: Mapped[str | None] = mapped_column(Text)
     request: Mapped[dict[str, Any]]
+    #: The HTTP request that brought it, as that one's answer and log line have it.
+    request_id: Mapped[str | None] = mapped_column(String(64))
     #: What it was submitted together with: a batch, or a group that its submitter named.
     group_id: Mapped[str | None] = mapped_column(String(64))
 
@@ -117,6 +125,7 @@ class Result(Base):
     """What a generation gave, written in the transaction that ends it."""
 
     __tablename__ = "results"
+    __table_args__ = (Index("ix_results_tokens", "prompt_tokens", "completion_tokens"),)
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     done_reason: Mapped[str] = mapped_column(String(16))
@@ -129,6 +138,22 @@ class Result(Base):
     #: Of several choices, the text in the order in which it came; the log tells them apart.
     text: Mapped[str] = mapped_column(Text)
     log: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Tally(Base):
+    """Jobs of one sort that ended in one way and were forgotten since: totals go on from here (app/totals.py)."""
+
+    __tablename__ = "tallies"
+
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    model: Mapped[str] = mapped_column(String(200), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), primary_key=True)
+    code: Mapped[str] = mapped_column(String(64), primary_key=True)
+    jobs: Mapped[int]
+    attempts: Mapped[int]
+    losses: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
 
 
 class Life(Base):

@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from app import totals
 from app.clock import Clock
 from app.database import Database
 from app.errors import JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.models import Job, Pull, Result
 from app.release import QUEUED, ahead_of, overflowing, waiting
+from app.totals import Totals
 
 #: Beyond this many, a place in the queue is not counted.
 MAX_POSITION = 10_000
@@ -166,6 +168,11 @@ class Reads:
         """How many jobs have ended and are still kept."""
         with self._db.read() as session:
             return session.scalar(sa.select(sa.func.count()).where(Job.status.in_(TERMINAL))) or 0
+
+    def totals(self) -> Totals:
+        """How all jobs ended that ever were."""
+        with self._db.read() as session:
+            return totals.read(session)
 
     def position(self, job: Job) -> int:
         """A queued job's place, from 1; MAX_POSITION stands for all beyond."""

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.orm import Session
 
+from app import totals
 from app.clock import Clock
 from app.database import Database
 from app.jobs import TERMINAL
@@ -56,6 +57,8 @@ class Retention:
             if statement is None:
                 break
             with self._db.write() as session:
+                if str(statement.table) == Job.__tablename__ and statement.whereclause is not None:
+                    totals.remember(session, statement.whereclause)
                 total += session.execute(statement).rowcount  # type: ignore[attr-defined]  # a CursorResult
             time.sleep(PAUSE)
         return total

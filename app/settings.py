@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     resend_seconds: Annotated[float, Field(gt=0)] = 30.0
     stream_ttl_seconds: Annotated[int, Field(gt=0)] = 600
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    audit_log: bool = True
     log_format: Literal["readable", "json"] = "readable"
 
     @field_validator(

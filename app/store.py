@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app import keys
+from app import keys, totals
 from app.endings import Outcome, end, end_queued, error_columns, overdue, requeue
 from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
@@ -218,7 +218,9 @@ class Store(Reads):
     def remove(self, job_id: str) -> None:
         """Forgets a job that has ended, with all that it gave."""
         with self._db.write() as session:
-            session.execute(sa.delete(Job).where(Job.id == job_id, Job.status.in_(TERMINAL)))
+            ended = Job.id == job_id, Job.status.in_(TERMINAL)
+            totals.remember(session, *ended)
+            session.execute(sa.delete(Job).where(*ended))
 
     def lose(self, job_id: str, attempt: int) -> list[Outcome]:
         """A job whose engine died under it, told by its own worker: as `requeue_lost`."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from app import abilities
 from app.errors import Failure, JobFailedError, UnavailableError
@@ -119,7 +120,8 @@ class Runner:
             if job is None:
                 return False
             try:
-                self._carry_out(job)
+                with bound_contextvars(request_id=job.request_id):
+                    self._carry_out(job)
             except JobFailedError:
                 raise
             except Exception as error:

@@ -19,7 +19,9 @@ from app.web import (
     health,
     jobs,
     library,
+    metrics,
     model_routes,
+    observed,
     ollama,
     openai,
     pulls,
@@ -56,10 +58,11 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     app.json = bodies.Provider(app)
     app.extensions[KEY] = site
     app.extensions[health.KEY] = Vitals(site)
+    observed.register(app, audit=kernel.settings.audit_log)
     security.register(app, kernel.settings)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases)
-    nouns = (sessions.sessions, workers.workers, queues.queues)
+    nouns = (sessions.sessions, workers.workers, queues.queues, metrics.metrics)
     for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)
     openai.register(app)

@@ -1,6 +1,8 @@
 """Gunicorn's configuration: one event loop a process, ten thousand connections each."""
 
+import os
 import resource
+import shutil
 from typing import Any
 
 from app.settings import load
@@ -20,6 +22,27 @@ timeout = 60
 keepalive = 75
 accesslog = None
 control_socket_disable = True
+
+
+# What the web processes count of requests lies in files that each of them reads all of: whichever answers /metrics,
+# it tells the same. The client library takes the folder from the environment when it is imported, after the fork.
+_counts = _settings.lock_dir / "metrics"
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_counts)
+
+
+def on_starting(server: Any) -> None:
+    """Begins the counts anew."""
+    del server
+    shutil.rmtree(_counts, ignore_errors=True)
+    _counts.mkdir(parents=True)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """What a process that ended had open is not open any more; what it counted stays."""
+    del server
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 def post_worker_init(worker: Any) -> None:

@@ -11,6 +11,7 @@ from app.kernel import Kernel
 from app.models import Job, Model, Pull
 from app.names import check_hub_name
 from app.sessions import KEY
+from app.web.errors import request_id
 from app.web.fold import opens_thought
 from app.web.keys import key_of_request
 from app.web.schemas import ChatBody, GenerateBody, PullBody
@@ -73,6 +74,7 @@ def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | No
         attempt=0,
         losses=0,
         request=body.request() | ({"thinks": True} if thinks else {}),
+        request_id=_request_id(),
         group_id=group_id,
     )
 
@@ -99,10 +101,15 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
         attempt=0,
         losses=0,
         request={"model": name, "revision": body.revision, "quantize": body.quantize, "init": body.init},
+        request_id=_request_id(),
     )
     pull = Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0, files_done=0)
     kernel.limits.take(job.model, held=False)
     return _noted(kernel.dispatcher.submit(job, pull, key))
+
+
+def _request_id() -> str | None:
+    return request_id() if has_request_context() else None
 
 
 def _largest_gpu(kernel: Kernel) -> int:
