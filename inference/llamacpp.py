@@ -9,9 +9,7 @@ Callbacks give text and exact counts but no token ids (the HTTP stream has ids, 
 made of several), so a continuation goes on from the emitted text. The stream never ends in half a character.
 """
 
-import base64
 import os
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -24,16 +22,15 @@ import structlog
 from inference import schema
 from inference.errors import EngineDiedError, LoadError
 from inference.llamaserver import (
-    EMBED_TOKENS,
     Plan,
     RefusedError,
     free_memory,
     import_llama,
-    load_embedder,
     load_server,
     note_on_gpu,
     plan,
 )
+from inference.llamavectors import Vectors
 from inference.protocol import Chunk, Failure, Finish, Info, Likely, Logprob, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
@@ -112,9 +109,7 @@ class LlamaCppEngine:
         self._desk = ThreadPoolExecutor(1, "prepare")
         self._runners = ThreadPoolExecutor(spec.slots, "run")
         self._closed = False
-        self._spec = spec
-        self._embedder: Any = None
-        self._embedder_lock = threading.Lock()
+        self._vectors = Vectors(spec)
         on_progress(1.0)
         self.info = Info(
             spec.engine,
@@ -167,7 +162,7 @@ class LlamaCppEngine:
         self._out.put(None)
         self._desk.shutdown(cancel_futures=True)
         self._runners.shutdown(cancel_futures=True)
-        self._server = self._embedder = None
+        self._server = None
 
     def _prepare(self, answer: _Answer) -> None:
         """Render and tokenise, then queue for a slot, or end what cannot run."""
@@ -238,21 +233,11 @@ class LlamaCppEngine:
             self._forget(answer)
 
     def _embed(self, answer: _Answer) -> None:
-        """The vector of its prompt. Its `count` is of the tokens that were read: none are made."""
-        with self._embedder_lock:
-            if self._embedder is None:
-                self._embedder = load_embedder(self._spec, import_llama())
-        said = self._embedder.handle_embeddings({"input": [answer.request.prompt or ""]})
-        if "error" in said:
-            answer.fail(
-                Failure.INVALID_REQUEST,
-                f"llama.cpp makes no vector of this text: {said['error'].get('message')}. A text may have "
-                f"{EMBED_TOKENS} tokens.",
-            )
-            return
-        vector = struct.pack(f"<{len(said['data'][0]['embedding'])}f", *said["data"][0]["embedding"])
-        read = int(said["usage"]["prompt_tokens"])
-        answer.end(Piece(base64.b64encode(vector).decode(), (), read), "stop")
+        try:
+            text, read = self._vectors.of(answer.request.prompt or "")
+            answer.end(Piece(text, (), read), "stop")
+        except RefusedError as error:
+            answer.fail(Failure.INVALID_REQUEST, str(error))
 
     def _forget(self, answer: _Answer) -> None:
         """Give back its slot or place; whoever is next starts."""

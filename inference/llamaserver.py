@@ -14,7 +14,7 @@ import msgspec
 
 from inference import memory
 from inference.errors import LoadError
-from inference.gguf import BadGgufError, Shape, read_shape, read_values
+from inference.gguf import BadGgufError, Shape, read_shape
 from inference.protocol import Request, Spec
 from inference.tools import told, turns
 
@@ -26,8 +26,6 @@ GRAIN = 256
 SHARE = 0.25
 #: A context that is worth having, however little memory there is.
 LEAST = 2048
-#: Tokens of the longest text that is turned into a vector.
-EMBED_TOKENS = 2048
 #: Where the build for NVIDIA's GPUs is had (the wheel on PyPI serves the CPU alone).
 CUDA_BUILD = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp/whl/cu128"
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
@@ -136,29 +134,6 @@ def load_server(spec: Spec, sizes: Plan, library: Any) -> "tuple[Any, Loopback]"
             "does not know the model, or memory is short; the worker's log has llama.cpp's own words.",
         ) from None
     return server, Loopback(server.listening_address, key)
-
-
-def load_embedder(spec: Spec, library: Any) -> Any:
-    """The model once more, with a small context of its own, to tell vectors. Weights that are mapped are shared.
-
-    It pools as the model says, else by the mean. On the CPU: nobody has planned for it on a GPU.
-    """
-    params = library.CommonParams()
-    params.model.path = spec.path
-    params.embedding = True
-    params.n_ctx = params.n_batch = params.n_ubatch = EMBED_TOKENS
-    params.n_parallel = min(4, spec.slots)
-    params.kv_unified = True
-    params.n_gpu_layers = 0
-    params.cpuparams.poll = params.cpuparams_batch.poll = 0
-    params.hostnames = ["127.0.0.1"]
-    params.api_keys = [secrets.token_hex(16)]
-    params.endpoint_slots = params.ui = False
-    params.verbosity = 1
-    values = read_values(Path(str(spec.path)))
-    if f"{values.get('general.architecture')}.pooling_type" not in values:
-        params.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    return library.Server(params)
 
 
 def _params(params: Any, spec: Spec, sizes: Plan, key: str) -> Any:

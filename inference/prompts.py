@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from inference import schema
 from inference.errors import LoadError
 from inference.protocol import Failure, Message, Request
 from inference.tools import told, turns
@@ -47,8 +48,10 @@ class Prompter:
         self._context = context
 
     def prompt(self, request: Request) -> Prompt:
-        """Raises RefusedError when the template does, and where the prompt leaves no room in the context."""
+        """Raises RefusedError when the template does, for a schema that is none, and where the prompt leaves no room."""
         stop = request.sampling.stop
+        if request.sampling.schema is not None and (fault := schema.fault(request.sampling.schema)) is not None:
+            raise RefusedError(fault.code, fault.message)
         if request.prompt is not None:
             ids = self._encode(request.prompt, special=True)
         elif self._template is not None:

@@ -1,5 +1,6 @@
 """OpenAI's responses, by their own Python package."""
 
+import json
 from collections.abc import Iterator
 
 import openai
@@ -93,3 +94,11 @@ def test_what_is_not_done_is_said(client: openai.OpenAI) -> None:
             client.responses.create(model="scripted", input="x", **fields)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve("resp_none")
+
+
+def test_a_response_of_a_form(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"year": {"type": "integer", "maximum": 99}}, "required": ["year"]}
+    form = {"format": {"type": "json_schema", "name": "year", "schema": schema}}
+    made = client.responses.create(model="smollm2", input="A year?", temperature=0, max_output_tokens=60, text=form)
+    assert json.loads(made.output_text)["year"] <= 99
+    assert made.text.format.name == "year"

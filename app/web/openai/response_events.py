@@ -11,6 +11,7 @@ from app.events import Ended, Token, Usage
 from app.jobs import State
 from app.models import Job
 from app.store import Detail
+from app.web import fold
 from app.web.errors import failure_of
 from app.web.openai.response_schemas import Status
 from app.web.stream import usage_of
@@ -37,6 +38,7 @@ class Fold:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._texts: list[str] = []
+        self._parts = fold.Fold(job)
 
     def begin(self) -> Iterator[dict[str, Any]]:
         """What stands before the first token."""
@@ -47,14 +49,20 @@ class Fold:
         yield self._event(3, "response.content_part.added", **self._place(), part=_part(""))
 
     def token(self, event: Token) -> dict[str, Any]:
-        """A piece of text."""
-        self._texts.append(event.text)
-        kind = "response.output_text.delta"
-        return self._event(HEAD + event.seq, kind, **self._place(), delta=event.text, logprobs=[])
+        """A piece of text; an empty one of a thought."""
+        return self._delta(HEAD + event.seq, self._parts.feed(event.text).content)
+
+    def _delta(self, number: int, text: str) -> dict[str, Any]:
+        self._texts.append(text)
+        return self._event(number, "response.output_text.delta", **self._place(), delta=text, logprobs=[])
 
     def end(self, ended: Ended) -> Iterator[dict[str, Any]]:
         """What closes the text, the message and the response."""
-        text, number = "".join(self._texts), HEAD + ended.seq
+        number = HEAD + ended.seq
+        if rest := self._parts.end().content:
+            yield self._delta(number, rest)
+            number += 1
+        text = "".join(self._texts)
         status = _status(ended.state, ended.done_reason)
         if status in ("completed", "incomplete"):
             item = self._item(status, [_part(text)])
@@ -82,7 +90,7 @@ def of_row(detail: Detail) -> dict[str, Any]:
     """A response as its row has it."""
     job, result = detail.job, detail.result
     status = _status(job.status, result.done_reason if result else "")
-    text = result.text if result else ""
+    text = fold.Fold(job).whole(result.text).content if result else ""
     return shape(job, status, text, usage_of(result) if result else None, job.error_message)
 
 
@@ -106,13 +114,13 @@ def shape(
         "parallel_tool_calls": True,
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
-        "text": {"format": {"type": "text"}},
+        "text": {"format": kept.get("format") or {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
         "truncation": "disabled",
         "usage": _usage(usage) if usage is not None and over else None,
         "user": None,
-        **kept,
+        **{name: value for name, value in kept.items() if name != "format"},
     }
 
 

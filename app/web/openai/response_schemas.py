@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.web.dialect import DialectBody
-from app.web.openai.schemas import DEFAULT_MAX_TOKENS, TIMEOUT, ChatMessage, Lenient
+from app.web.openai.schemas import DEFAULT_MAX_TOKENS, TIMEOUT, ChatMessage, Lenient, form_of
 from app.web.schemas import ModelName
 
 
@@ -31,6 +31,8 @@ class ResponseBody(Lenient):
     previous_response_id: str | None = None
     conversation: Any = None
     tools: list[dict[str, Any]] | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
     scripted_tokens_per_second: float | None = None
 
     def translated(self) -> DialectBody:
@@ -44,6 +46,8 @@ class ResponseBody(Lenient):
             "top_p": self.top_p,
             "timeout": TIMEOUT,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
+            "format": self._format(),
+            "think": False if (self.reasoning or {}).get("effort") == "none" else None,
         }
         return DialectBody.model_validate({name: value for name, value in fields.items() if value is not None})
 
@@ -54,6 +58,11 @@ class ResponseBody(Lenient):
             raise ValueError("tools: use /v1/chat/completions, which has them")
         if self.background and self.store is False:
             raise ValueError("background needs store to be true")
+
+    def _format(self) -> str | dict[str, Any] | None:
+        """Flat here, where a chat's has the schema one step deeper."""
+        form = (self.text or {}).get("format")
+        return form_of(form | {"json_schema": form} if isinstance(form, dict) else None)
 
     def _messages(self) -> list[dict[str, Any]]:
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
@@ -74,6 +83,7 @@ class ResponseBody(Lenient):
             "temperature": 1.0 if self.temperature is None else self.temperature,
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "store": self.store is not False,
+            "format": (self.text or {}).get("format"),
         }
 
 

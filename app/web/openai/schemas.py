@@ -76,7 +76,7 @@ class Sampled(Lenient):
             "ignore_eos": self.ignore_eos,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
             "logit_bias": self.logit_bias,
-            "format": _format(self.response_format),
+            "format": form_of(self.response_format),
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -132,7 +132,7 @@ class ChatMessage(Lenient):
         return turn | {"further": {name: value for name, value in further.items() if value}}
 
 
-def _format(wanted: dict[str, Any] | None) -> str | dict[str, Any] | None:
+def form_of(wanted: dict[str, Any] | None) -> str | dict[str, Any] | None:
     """A `response_format` as the one request type has it."""
     kind = "text" if wanted is None else wanted.get("type")
     if wanted is None or kind == "text":
@@ -196,7 +196,7 @@ class ChatCompletionBody(Sampled):
             return {}
         if choice == "auto":
             return {"tools": tools, "single": self.parallel_tool_calls is False}
-        if self.response_format is not None and _format(self.response_format) is not None:
+        if self.response_format is not None and form_of(self.response_format) is not None:
             raise ValueError("response_format: an answer that must call a tool has no other form; leave one out")
         if choice == "required":
             return {"tools": chosen(tools, None), "forced": True}
