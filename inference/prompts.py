@@ -48,7 +48,7 @@ class Prompter:
         self._context = context
 
     def prompt(self, request: Request) -> Prompt:
-        """Raises RefusedError when the template does, for a schema that is none, and where the prompt leaves no room."""
+        """Raises RefusedError: the template does, the schema is none, or the prompt leaves no room."""
         stop = request.sampling.stop
         if request.sampling.schema is not None and (fault := schema.fault(request.sampling.schema)) is not None:
             raise RefusedError(fault.code, fault.message)
