@@ -28,6 +28,7 @@ from app.web import (
     queues,
     security,
     sessions,
+    tokens,
     workers,
     ws,
 )
@@ -61,7 +62,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     observed.register(app, audit=kernel.settings.audit_log)
     security.register(app, kernel.settings)
     errors.register(app)
-    models = (pulls.pulls, model_routes.models, library.library, aliases.aliases)
+    models = (pulls.pulls, model_routes.models, library.library, aliases.aliases, tokens.tokens)
     nouns = (sessions.sessions, workers.workers, queues.queues, metrics.metrics)
     for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)

@@ -55,6 +55,20 @@ class RemovedAnswer(Answer):
     files_deleted: bool
 
 
+class TokenizedAnswer(Answer):
+    """A text's tokens."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+
+
+class DetokenizedAnswer(Answer):
+    """The text of tokens."""
+
+    prompt: str
+
+
 class ScanAskedAnswer(Answer):
     """The keeper will look."""
 

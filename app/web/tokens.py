@@ -1,0 +1,45 @@
+"""Tokens of a text, by a model's own tokenizer. The shapes are those of vLLM's server."""
+
+from typing import Annotated
+
+from flask import Response, jsonify
+from pydantic import Field
+
+from app import tokens as tokenizing
+from app.web.answers import blueprint
+from app.web.current import here
+from app.web.library_answers import DetokenizedAnswer, TokenizedAnswer
+from app.web.offload import offload
+from app.web.schemas import ModelName, Strict
+
+tokens = blueprint("tokens", "models", "What this machine can run.")
+
+
+class TokenizeBody(Strict):
+    """A text to cut into tokens."""
+
+    model: ModelName
+    prompt: str
+    add_special_tokens: bool = True
+
+
+class DetokenizeBody(Strict):
+    """Tokens to join."""
+
+    model: ModelName
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1_000_000)]
+
+
+@tokens.post("/tokenize", summary="Cut a text into tokens", responses={200: TokenizedAnswer})
+def tokenize(body: TokenizeBody) -> Response:
+    """Without loading the model. It must be in safetensors form, whose tokenizer lies beside it."""
+    model = here().kernel.catalog.get(body.model)
+    ids = offload(tokenizing.encode, model, body.prompt, special=body.add_special_tokens)
+    return jsonify({"count": len(ids), "max_model_len": model.facts.get("context"), "tokens": ids})
+
+
+@tokens.post("/detokenize", summary="Join tokens to a text", responses={200: DetokenizedAnswer})
+def detokenize(body: DetokenizeBody) -> Response:
+    """Special tokens show."""
+    model = here().kernel.catalog.get(body.model)
+    return jsonify({"prompt": offload(tokenizing.decode, model, body.tokens)})
