@@ -168,10 +168,10 @@ def test_the_models_end_is_a_token_like_others_where_it_is_to_be_ignored(tiny: O
     listener = tiny()
     engine = listener.engine
     assert isinstance(engine, TransformersEngine)
-    chunks = listener.ask(sampled("a", Sampling(temperature=2.0, seed=1, max_tokens=2000)))
+    chunks = listener.ask(sampled("a", Sampling(temperature=2.0, seed=1, max_tokens=700)))
     assert chunks[-1].finish == "stop"
     assert chunks[-1].ids[-1] in (0, 2)
-    longer = listener.ask(sampled("b", Sampling(temperature=2.0, seed=1, max_tokens=2000, ignore_eos=True)))
+    longer = listener.ask(sampled("b", Sampling(temperature=2.0, seed=1, max_tokens=700, ignore_eos=True)))
     assert longer[-1].finish == "length"
     assert joined(longer).startswith(joined(chunks).rstrip("\ufffd"))
 
@@ -431,6 +431,25 @@ def test_weights_beyond_the_budget_are_refused_before_they_are_loaded(checkpoint
     assert caught.value.code == "out_of_memory"
     assert "0.00 GB" in caught.value.message
     assert said == [0.0]
+
+
+def test_memory_that_runs_out_over_a_load_is_told_with_figures_and_another_load_goes_well(
+    checkpoints: Checkpoints, tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory at 0xsecret")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Qwen3ForCausalLM, "from_pretrained", run_out)
+        error = refused(checkpoints("qwen3"))
+    assert error.code == "out_of_memory"
+    assert "GB" in error.message
+    assert "q4" in error.message
+    assert "secret" not in error.message
+    assert tiny().ask(make_request("a", max_tokens=2, ignore_eos=True))[-1].finish == "length"
 
 
 def edit_config(folder: Path, **values: object) -> Path:
