@@ -14,7 +14,7 @@ from app.web import sse
 from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
 from app.web.bodies import decode_object
 from app.web.current import Site, here
-from app.web.errors import explain
+from app.web.errors import explain, request_id
 from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.schemas import ChatBody, Strict
@@ -62,6 +62,8 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
     # Read here, as a connection belongs to its event loop; looked at in the pool.
     key = key_of_request()
     jobs = offload(_read, site, request.get_data(cache=key is not None), group)
+    for job in jobs:
+        job.request_id = request_id()
     site.kernel.limits.take("", held=False, jobs=len(jobs))
     jobs = site.kernel.batches.add(jobs, key)
     for model in {job.model for job in jobs}:
