@@ -1,9 +1,9 @@
 """What other dialects ask beyond the native API: tools, thoughts, a smaller context."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.web.formats import MAX_BYTES, schema_text
 from app.web.schemas import ChatBody, Message
@@ -26,6 +26,12 @@ class DialectBody(ChatBody):
     single: bool = False  #: of several calls only the first is told
     think: bool | None = None
     context: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_forced(self) -> Self:
+        if self.forced:
+            schema_text(call_schema(self.tools))
+        return self
 
     def request(self) -> dict[str, Any]:
         """With what was asked, and nothing of what was not."""

@@ -78,10 +78,12 @@ class Turn(Lenient):
     def _calls(self) -> list[dict[str, Any]]:
         calls = []
         for call in self.tool_calls or ():
-            function = call.get("function") or {}
-            if not isinstance(function.get("name"), str) or not isinstance(function.get("arguments", {}), dict):
+            function = call.get("function")
+            if not isinstance(function, dict):
+                function = {}
+            said = {"name": function.get("name"), "arguments": function.get("arguments", {})}
+            if not isinstance(said["name"], str) or not isinstance(said["arguments"], dict):
                 raise ValueError('tool_calls: each is {"function": {"name": "…", "arguments": {…}}}')
-            said = {"name": function["name"], "arguments": function.get("arguments", {})}
             calls.append({"type": "function", "function": said})
         return calls
 

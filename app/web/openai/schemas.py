@@ -139,7 +139,8 @@ def form_of(wanted: dict[str, Any] | None) -> str | dict[str, Any] | None:
         return None
     if kind == "json_object":
         return "json"
-    schema = (wanted.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+    form = wanted.get("json_schema") if kind == "json_schema" else None
+    schema = form.get("schema") if isinstance(form, dict) else None
     if not isinstance(schema, dict):
         raise ValueError('response_format: "text", "json_object", or "json_schema" with {"json_schema": {"schema": …}}')
     return schema
@@ -200,7 +201,8 @@ class ChatCompletionBody(Sampled):
             raise ValueError("response_format: an answer that must call a tool has no other form; leave one out")
         if choice == "required":
             return {"tools": chosen(tools, None), "forced": True}
-        name = (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
+        function = choice.get("function") if isinstance(choice, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str):
             raise ValueError('tool_choice: "none", "auto", "required", or {"type": "function", "function": {"name"}}')
         return {"tools": chosen(tools, name), "forced": True}

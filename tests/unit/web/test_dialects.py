@@ -1,0 +1,115 @@
+"""Calls and thoughts in both dialects' shapes, over a worker that says what the test wants; and odd requests."""
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.bus import Entry
+from app.events import Token
+
+from .conftest import NODE, Worker
+from .test_chat import meanwhile
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+ASKED: dict[str, Any] = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
+SAID = ["<think>", "Well", "…</think>", "\n\n", "I look. ", "<tool", '_call>{"name": "wea', 'ther", "arguments": ']
+SAID += ['{"city": "Oslo"}}', "</tool_call>"]
+
+
+def says(worker: Worker, pieces: list[str]) -> None:
+    job_id = worker.next_job()
+    attempt = worker.claim(job_id)
+    tokens = [Token(number, text) for number, text in enumerate(pieces, 1)]
+    worker.kernel.bus.append(NODE, [Entry(job_id, attempt, token) for token in tokens])
+    worker.finish(job_id, attempt, tokens)
+
+
+def test_openais_shapes(client: FlaskClient, worker: Worker) -> None:
+    asked = ASKED | {"tools": TOOLS}
+    with meanwhile(lambda: says(worker, SAID)):
+        whole = client.post("/v1/chat/completions", json=asked).get_json()["choices"][0]
+    with meanwhile(lambda: says(worker, SAID)):
+        text = client.post("/v1/chat/completions", json=asked | {"stream": True}).get_data(as_text=True)
+    lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
+    choices = [json.loads(line)["choices"][0] for line in lines]
+    deltas = [choice["delta"] for choice in choices]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+
+    assert whole["finish_reason"] == choices[-1]["finish_reason"] == "tool_calls"
+    assert whole["message"]["content"] == "".join(delta.get("content", "") for delta in deltas) == "I look."
+    assert whole["message"]["reasoning_content"] == "Well…"
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Well…"
+    assert [call["index"] for call in calls] == [0]
+    assert calls[0]["function"] == whole["message"]["tool_calls"][0]["function"]
+    assert json.loads(calls[0]["function"]["arguments"]) == {"city": "Oslo"}
+
+
+def test_ollamas_shapes(client: FlaskClient, worker: Worker) -> None:
+    asked = ASKED | {"tools": TOOLS}
+    with meanwhile(lambda: says(worker, SAID)):
+        whole = client.post("/api/chat", json=asked | {"stream": False}).get_json()
+    with meanwhile(lambda: says(worker, SAID)):
+        text = client.post("/api/chat", json=asked).get_data(as_text=True)
+    messages = [json.loads(line)["message"] for line in text.splitlines()]
+
+    assert (whole["message"]["content"], whole["message"]["thinking"]) == ("I look.", "Well…")
+    assert whole["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": {"city": "Oslo"}}
+    assert "".join(message["content"] for message in messages) == "I look."
+    assert "".join(message.get("thinking", "") for message in messages) == "Well…"
+    calls = [call["function"] for message in messages for call in message.get("tool_calls", ())]
+    assert calls == [call["function"] for call in whole["message"]["tool_calls"]]
+
+
+def deep() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(70):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+ODD: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"tools": [1]}),
+    ("/v1/chat/completions", {"tools": [{"type": "function", "function": 1}]}),
+    ("/v1/chat/completions", {"tools": [{"type": "function", "function": {"name": "x", "parameters": 1}}]}),
+    ("/v1/chat/completions", {"tools": TOOLS, "tool_choice": {"function": 1}}),
+    ("/v1/chat/completions", {"tools": TOOLS, "tool_choice": "sometimes"}),
+    ("/v1/chat/completions", {"tool_choice": "required"}),
+    (
+        "/v1/chat/completions",
+        {"tools": [{"type": "function", "function": {"name": "x", "parameters": deep()}}], "tool_choice": "required"},
+    ),
+    ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": 1}}),
+    ("/v1/chat/completions", {"response_format": {"type": "xml"}}),
+    ("/v1/chat/completions", {"response_format": {"type": "json_object"}}),  # the scripted engine
+    ("/v1/chat/completions", {"logit_bias": {"x": 1}}),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "x"}}, 1]}]}),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": "{"}}]}]},
+    ),
+    ("/v1/responses", {"input": "x", "text": {"format": {"type": "json_schema"}}}),
+    ("/v1/embeddings", {"input": []}),
+    ("/v1/embeddings", {"input": "x", "dimensions": 3}),
+    ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": [{"function": 1}]}]}),
+    ("/api/chat", {"tools": [{}]}),
+    ("/api/chat", {"format": "xml"}),
+    ("/api/chat", {"options": {"num_ctx": "many", "temperature": "hot"}}),
+    ("/api/generate", {"prompt": "x", "context": [1, 2, 3]}),
+    ("/api/generate", {"prompt": "x", "context": [999] * 16}),
+    ("/api/generate", {"prompt": "x", "raw": True, "context": [1] * 16}),
+    ("/api/generate", {"prompt": "x", "keep_alive": "soon"}),
+    ("/api/embed", {"input": [""]}),
+    ("/api/copy", {"source": "scripted", "destination": "a//b"}),
+]
+
+
+@pytest.mark.parametrize(("path", "fields"), ODD)
+def test_an_odd_request_is_the_clients_to_mend(
+    client: FlaskClient, worker: Worker, path: str, fields: dict[str, Any]
+) -> None:
+    answer = client.post(path, json=ASKED | fields)
+    assert answer.status_code == 400, answer.get_data(as_text=True)
+    assert answer.get_json()["error"]
+    assert not worker.kernel.store.page()
