@@ -64,7 +64,7 @@ def cancel_load(_state: Any, model: str) -> Reply:
     """Ends the load of a model here."""
     if process.worker is None:
         return NO_WORKER
-    process.worker.loader.cancel(model)
+    process.worker.cancel_load(model)
     return {"ok": f"not loading {model}"}
 
 

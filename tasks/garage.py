@@ -191,7 +191,11 @@ class Garage:
                     self._changed.wait(self._patience())
                     continue
             for bay in over:
-                self._let_go(bay)
+                try:
+                    self._let_go(bay)
+                except Exception:  # without this thread nothing would leave any more
+                    log.exception("not_let_go", model=bay.model)
+                    self.wait_change(GRACE)
 
     def _over(self) -> list[Bay]:
         """Those to end now: emptied on their way out, or without work for too long."""

@@ -48,7 +48,7 @@ class Loader:
         bay = self._garage.find(model)
         with self._changed:
             order = self._orders.get(model)
-            if order is not None:
+            if order is not None and order.ender.reason is None:
                 order.gentle = order.gentle and gentle
                 order.keep_alive = order.keep_alive if keep_alive is None else keep_alive
             elif not self._closed and (bay is None or bay.leaving):
@@ -66,7 +66,7 @@ class Loader:
         self.load(model)
 
     def cancel(self, model: str) -> bool:
-        """Ends the load of a model, wherever it stands. False: there is none."""
+        """Ends the load of a model, wherever it stands; returns when it has ended. False: there is none."""
         with self._changed:
             order = self._orders.get(model)
         if order is None:
@@ -92,13 +92,20 @@ class Loader:
 
     def _run(self) -> None:
         while (order := self._next()) is not None:
-            bay = self._garage.find(order.model)
-            if bay is not None and bay.leaving:
-                self._put_off(order)
-            elif bay is not None:
+            try:
+                self._attend(order)
+            except Exception:  # without this thread the worker would load nothing any more
+                log.exception("order_failed", model=order.model)
                 self._done(order)
-            else:
-                self._carry_out(order)
+
+    def _attend(self, order: Order) -> None:
+        bay = self._garage.find(order.model)
+        if bay is not None and bay.leaving:
+            self._put_off(order)
+        elif bay is not None:
+            self._done(order)
+        else:
+            self._carry_out(order)
 
     def _next(self) -> Order | None:
         with self._changed:
@@ -116,7 +123,8 @@ class Loader:
 
     def _done(self, order: Order) -> None:
         with self._changed:
-            self._orders.pop(order.model, None)
+            if self._orders.get(order.model) is order:  # and not a later one, after this was cancelled
+                del self._orders[order.model]
         self.on_change()
         try:
             self._kernel.registry.unreserve(order.model)

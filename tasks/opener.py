@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -110,7 +111,7 @@ class Opener:
             except LoadError as error:
                 order.check()
                 log.warning("not_taken", model=order.model, engine=candidate.engine, code=error.code, why=error.message)
-                refusals.append((candidate, error))
+                refusals.append((candidate, _for_clients(error, row)))
             else:
                 note = [bay.pump.engine.info.note] if bay.pump.engine.info.note else []
                 bay.why = "; ".join([*choice.passed_over, *map(_refusal, refusals), *note])
@@ -228,6 +229,15 @@ class Opener:
 def files_of(row: Model) -> tuple[str, int, str]:
     """What tells a model's files, and what is to become of them, from those of another pull."""
     return row.path, row.size_bytes, row.quantize
+
+
+def _for_clients(error: LoadError, row: Model) -> LoadError:
+    """The same without paths of this machine, which are nobody's business who asks over the network."""
+    message = error.message
+    if row.path:
+        folder = str(Path(row.path).parent)
+        message = message.replace(row.path, f"model '{row.name}'").replace(f"{folder}/", "")
+    return LoadError(error.code, message)
 
 
 def _refusal(refused: tuple[Candidate, LoadError]) -> str:

@@ -13,7 +13,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from app import devices
-from app.errors import UnavailableError
+from app.errors import TokenyardError, UnavailableError
 from app.jobs import model_queue
 from app.kernel import Kernel
 from app.loads import PLACING
@@ -99,13 +99,13 @@ class Worker:
     def _preload(self) -> None:
         """Loads the models of PRELOAD_MODELS that no worker has, each on one of them."""
         for name in self.kernel.settings.preload_models:
-            model = self.kernel.catalog.resolve(name)
-            while not self._stopping.is_set() and not self._is_preloaded(model):
+            while not self._stopping.is_set() and not self._is_preloaded(name):
                 self._stopping.wait(PRELOAD_POLL)
 
-    def _is_preloaded(self, model: str) -> bool:
+    def _is_preloaded(self, name: str) -> bool:
         """Whether a worker has it, or now loads it. False: another one may be about to, or the broker is away."""
         try:
+            model = self.kernel.catalog.resolve(name)
             card = self.kernel.loads.choose(model)
             if card is None or self.kernel.loads.cooldown(model) is not None:
                 return True
@@ -122,15 +122,30 @@ class Worker:
 
     def unload(self, model: str, *, force: bool = False) -> None:
         """Ends a model, or its load. Jobs that run finish first; with `force` they go back to the queue."""
-        self.loader.cancel(model)
+        self.cancel_load(model)
         if self.garage.drain(model) is not None and force:
             self.runner.hand_back(model)
 
+    def cancel_load(self, model: str) -> None:
+        """Ends the load of a model."""
+        self._aside(self.loader.cancel, model)
+
     def renew(self, model: str) -> None:
-        """Loads a model anew, after the jobs that run, where its files are others by now. Raises UnavailableError."""
+        """Loads a model anew, after the jobs that run, where its files are others by now."""
+        self._aside(self._renew, model)
+
+    def _renew(self, model: str) -> None:
         bay = self.garage.find(model)
-        if bay is not None and bay.files != files_of(self.kernel.catalog.get(model)):
-            self.loader.reload(model)
+        try:
+            if bay is not None and bay.files != files_of(self.kernel.catalog.get(model)):
+                self.loader.reload(model)
+        except TokenyardError as error:
+            log.warning("not_renewed", model=model, reason=error.message)
+
+    @staticmethod
+    def _aside(work: Callable[[str], object], model: str) -> None:
+        """On a thread of its own: who calls is Celery's consumer, which everything else waits for."""
+        threading.Thread(target=work, args=(model,), name=f"order-{model}", daemon=True).start()
 
     def keep(self, model: str, seconds: float, *, pinned: bool) -> None:
         """Says how long a model stays without work."""
@@ -190,12 +205,17 @@ class Worker:
         )
 
     def _listen_again(self, bays: list[Bay]) -> None:
-        """Consumes what should be consumed and is not: the message that said so may have been lost."""
-        consumed = self._celery.amqp.queues.consume_from
+        """Consumes what should be consumed, and nothing else: the message that said so may have been lost."""
+        consumed = set(self._celery.amqp.queues.consume_from)
         for bay in bays:
-            if not bay.leaving and time.monotonic() - bay.since > LISTENING and model_queue(bay.model) not in consumed:
+            queue = model_queue(bay.model)
+            if not bay.leaving and time.monotonic() - bay.since > LISTENING and queue not in consumed:
                 log.warning("listens_again", model=bay.model)
-                self._consume(model_queue(bay.model))
+                self._consume(queue)
+        for queue in consumed:
+            model = queue.removeprefix(model_queue(""))
+            if model != queue and self.garage.find(model) is None:
+                self._cease(queue)
 
     def _measure(self) -> Memory:
         reading = devices.read(self.device)

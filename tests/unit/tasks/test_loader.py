@@ -171,6 +171,44 @@ def test_a_cancelled_load_leaves_nothing_and_tells_who_waits(yard: Yard, engines
     assert not yard.loader.cancel("a")
 
 
+def test_a_load_that_is_asked_for_again_after_its_cancelling_comes(yard: Yard, engines: Engines) -> None:
+    engines.gate.clear()
+    yard.loader.load("a")
+    until(lambda: engines.specs)
+    yard.loader.cancel("a")
+    yard.loader.load("a")
+    engines.gate.set()
+
+    until(lambda: yard.holds() == ["a"] and not yard.loader.loading())
+
+
+def test_clients_learn_no_path_of_the_machine(yard: Yard, engines: Engines, kernel: Kernel, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    engines.refusals |= {
+        "vllm": LoadError("bad_model", f"{path} is broken"),
+        "transformers": LoadError("bad_model", f"{path}/config.json and {tmp_path}/b are broken"),
+    }
+    yard.loader.load("a")
+    until(lambda: kernel.loads.failures())
+
+    message = kernel.loads.failures()[0].message
+    assert message == "vLLM: model 'a' is broken transformers: model 'a'/config.json and b are broken"
+
+
+def test_a_fault_of_ours_fails_one_load_and_ends_no_loader(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    def burst(name: str) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(yard.kernel.catalog, "get", burst)
+        patched.setattr(yard.kernel.dispatcher, "settle", burst)
+        yard.loader.load("a")
+        until(lambda: not yard.loader.loading())
+    yard.load("b")
+
+    assert yard.holds() == ["b"]
+
+
 def test_a_worker_that_stops_ends_its_load_and_fails_nobody(kernel: Kernel, engines: Engines) -> None:
     yard = Yard(kernel, engines)
     engines.gate.clear()
