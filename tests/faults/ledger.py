@@ -143,14 +143,15 @@ class Ledger:
         """G7: nothing that was started, opened or kept for the jobs is left."""
         for name in PARTS:
             eventually(lambda name=name: self._is_back(name), seconds=GRACE, what=f"G7: {name} back to its baseline")
-        eventually(
-            lambda: not set(lasting_keys(self.yard)) - self.yard.usual_keys,
-            seconds=GRACE,
-            what="G7: no key but the usual",
-        )
+        eventually(self._are_keys_usual, seconds=GRACE, what="G7: no key but the usual")
         eventually(
             lambda: self.yard.http.get("/status").json()["followers"] == 0, seconds=30, what="G7: no follower is left"
         )
+
+    def _are_keys_usual(self) -> bool:
+        unusual = set(lasting_keys(self.yard)) - self.yard.usual_keys
+        assert not unusual, f"keys that stay: {unusual}"  # what `eventually` shows when time is up
+        return True
 
     def _is_back(self, name: str) -> bool:
         now, before = vitals_of(self.yard, name), self.yard.usual[name]
