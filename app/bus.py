@@ -40,6 +40,8 @@ for i = 1, #KEYS / 2 do
   if redis.call('GET', KEYS[2 * i - 1]) == ARGV[3 * i - 1]
      and redis.call('XLEN', KEYS[2 * i]) == seq - 1
      and type(redis.pcall('XADD', KEYS[2 * i], seq .. '-0', 'e', frame)) == 'string' then
+    -- A stream lives as long as its fence from its first event on: its owner may die before it can say otherwise.
+    if seq == '1' then redis.call('EXPIRE', KEYS[2 * i], redis.call('TTL', KEYS[2 * i - 1])) end
     accepted[#accepted + 1] = frame
   else
     refused[#refused + 1] = i

@@ -1,0 +1,15 @@
+"""The bus: what it writes goes by itself."""
+
+from app.bus import Entry
+from app.events import Token
+from app.jobs import new_id
+from app.kernel import Kernel
+
+
+def test_a_stream_whose_owner_dies_after_its_first_event_goes_by_itself(kernel: Kernel) -> None:
+    job_id = new_id()
+    kernel.bus.install(job_id, 1, 100)
+    kernel.bus.append("cpu.0@test", [Entry(job_id, 1, Token(1, "a"))])
+    keys = list(kernel.bus.redis.scan_iter(f"*{job_id}"))
+    assert len(keys) == 2
+    assert all(100 <= kernel.bus.redis.ttl(key) <= 100 + kernel.settings.stream_ttl_seconds for key in keys)
