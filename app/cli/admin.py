@@ -48,11 +48,11 @@ def stop(model: Model = None, force: Annotated[bool, typer.Option(help="Do not w
     raise typer.Exit(stop(settings.load()))
 
 
-def status() -> None:
+def status(as_json: AsJson = False) -> None:
     """Show the processes of the stack and their health."""
     from app.cli.detached import status
 
-    raise typer.Exit(status(settings.load()))
+    raise typer.Exit(status(settings.load(), as_json=as_json))
 
 
 def process(name: str) -> None:

@@ -80,22 +80,25 @@ class Client:
 
     def follow(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """A job's events to its end, through any number of lost connections. Raises CommandError."""
-        heard = time.monotonic()
-        while True:
+        heard, lost = time.monotonic(), None
+        while lost is None or time.monotonic() - heard < PATIENCE:
             try:
                 for event in self._events(job_id, after):
-                    heard, after = time.monotonic(), event.seq or after
-                    yield event
-                    if event.data.get("done"):
-                        return
+                    heard = time.monotonic()
+                    if event is not None:
+                        after = event.seq or after
+                        yield event
+                        if event.data.get("done"):
+                            return
             except (httpx.TransportError, CommandError) as error:
                 if isinstance(error, CommandError) and error.exit_code != LATER:
                     raise
-                if time.monotonic() - heard > PATIENCE:
-                    self._unreachable(error)
+                lost = error
             time.sleep(PAUSE)
+        self._unreachable(lost)
 
-    def _events(self, job_id: str, after: int) -> Iterator[Event]:
+    def _events(self, job_id: str, after: int) -> Iterator[Event | None]:
+        """What comes over one connection; None is a sign of life."""
         # The server sends a heartbeat at least every few seconds; without one the connection is dead.
         with self._http.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}, timeout=30) as answer:
             _check(answer)
@@ -106,6 +109,8 @@ class Client:
                 elif line.startswith("data:"):
                     yield Event(seq, json.loads(line[5:]))
                     seq = 0
+                else:
+                    yield None
 
     def _ask(self, method: str, path: str, **how: Any) -> Any:
         try:

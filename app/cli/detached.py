@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import psutil
 from rich.console import Console
-from rich.table import Table
 
-from app.cli import place
+from app.cli import place, words
 from app.settings import Settings
 
 console = Console(highlight=False, soft_wrap=True)
@@ -59,27 +58,30 @@ def stop(settings: Settings) -> int:
     return 0
 
 
-def status(settings: Settings) -> int:
+def status(settings: Settings, *, as_json: bool = False) -> int:
     """Shows the processes and what /health says; 0 when healthy, 3 when nothing runs."""
     card = place.read_card(settings)
-    if card is None:
-        console.print(f"No stack runs on {settings.data_dir}. Start one: make start")
-        return 3
-    table = Table("process", "pid", "memory", "since", box=None)
-    for process in sorted(place.members(settings), key=lambda p: p.pid):
+    rows = []
+    for process in sorted(place.members(settings), key=lambda p: p.pid) if card else ():
         with contextlib.suppress(psutil.Error):
-            table.add_row(*_row(process))
-    console.print(table)
-    health = _health(card["address"], settings)
-    console.print(f"{card['address']} is {health}")
-    return 0 if health == "healthy" else 1
+            rows.append(_row(process))
+    health = _health(card["address"], settings) if card else "stopped"
+    if as_json:
+        processes = [dict(zip(("process", "pid", "memory", "since"), row, strict=True)) for row in rows]
+        words.dump({"address": card and card["address"], "health": health, "processes": processes})
+    elif card is None:
+        console.print(f"No stack runs on {settings.data_dir}. Start one: make start")
+    else:
+        console.print(words.table("PROCESS", "PID", "MEMORY", "SINCE", rows=rows), markup=False)
+        console.print(f"{card['address']} is {health}")
+    return 3 if card is None else 0 if health == "healthy" else 1
 
 
 def _row(process: psutil.Process) -> tuple[str, str, str, str]:
     since = time.strftime("%H:%M:%S", time.localtime(process.create_time()))
     memory = f"{process.memory_info().rss / 2**20:.0f} MB"
-    words = " ".join(process.cmdline()).split()[:4]  # a title that a process gave itself is one long word
-    return " ".join(Path(word).name for word in words), str(process.pid), memory, since
+    line = " ".join(process.cmdline()).split()[:4]  # a title that a process gave itself is one long word
+    return " ".join(Path(word).name for word in line), str(process.pid), memory, since
 
 
 def _health(address: str, settings: Settings) -> str:

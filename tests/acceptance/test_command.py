@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import sqlite3
 import subprocess
@@ -69,6 +70,22 @@ def test_ctrl_c_ends_the_job_that_it_interrupts(stack: Stack) -> None:
     assert process.returncode == 130
     newest = stack.http.get("/jobs", params={"limit": 1}).json()["jobs"][0]
     assert stack.finished(newest["id"])["status"] == "cancelled"
+
+
+def test_a_conversation_remembers_what_was_said(stack: Stack) -> None:
+    ours, theirs = pty.openpty()
+    words = ["run", "scripted", "--max-tokens", "1"]
+    command = [sys.executable, "-m", "app.cli", *words]
+    with subprocess.Popen(command, cwd=ROOT, env=stack.env, stdin=theirs, stdout=subprocess.PIPE) as process:
+        os.close(theirs)
+        os.write(ours, b'/system Be brief.\none\n"""two\nlines"""\n/bye\n')
+        said = process.communicate(timeout=60)[0].decode()
+    os.close(ours)
+    assert process.returncode == 0
+    assert said.count("t0") == 2
+    newest = stack.http.get("/jobs", params={"limit": 1}).json()["jobs"][0]
+    turns = [(message["role"], message["content"]) for message in newest["request"]["messages"]]
+    assert turns == [("system", "Be brief."), ("user", "one"), ("assistant", "t0"), ("user", "two\nlines")]
 
 
 def test_models_are_listed_loaded_named_and_unloaded(stack: Stack) -> None:
