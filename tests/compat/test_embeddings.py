@@ -17,13 +17,15 @@ def likeness(one: list[float], other: list[float]) -> float:
 
 
 def test_vectors(client: openai.OpenAI, stack: Stack) -> None:
-    made = client.embeddings.create(model="smollm2", input=TEXTS)
+    raw = client.embeddings.with_raw_response.create(model="smollm2", input=TEXTS)
+    made, job = raw.parse(), stack.job(raw.headers["X-Job-Id"])
     exact = client.embeddings.create(model="smollm2", input=TEXTS[0], encoding_format="float")
     with ollama.Client(host=stack.url) as other:
         theirs = other.embed(model="smollm2", input=TEXTS)
         older = other.embeddings(model="smollm2", prompt=TEXTS[0])
     vectors = [entry.embedding for entry in made.data]
 
+    assert (job["kind"], job["status"], job["request"]["inputs"]) == ("embed", "succeeded", TEXTS)
     assert [entry.index for entry in made.data] == [0, 1, 2]
     assert likeness(vectors[0], vectors[1]) > likeness(vectors[0], vectors[2])
     assert likeness(vectors[0], exact.data[0].embedding) > 0.999
