@@ -224,10 +224,12 @@ def test_a_job_whose_worker_and_stream_are_lost_together_restarts_only_where_not
     assert (job.status, job.error_code) == ((State.FAILED, "worker_lost") if told else (State.SUCCEEDED, None))
 
 
-def test_what_an_engine_cannot_go_on_with_fails_once_it_was_begun(desk: Desk, make_worker: MakeWorker) -> None:
-    penalty = {"presence_penalty": 0.5}
+@pytest.mark.parametrize("sampling", [{"presence_penalty": 0.5}, {"schema": "{}"}], ids=["penalty", "form"])
+def test_what_an_engine_cannot_go_on_with_fails_once_it_was_begun(
+    desk: Desk, make_worker: MakeWorker, sampling: dict[str, object]
+) -> None:
     first, second = make_worker(engine="vllm"), make_worker("cpu.1@test", engine="vllm")
-    begun, fresh = (desk.submit(20, pace=50, sampling=penalty) for _ in range(2))
+    begun, fresh = (desk.submit(20, pace=50, sampling=sampling) for _ in range(2))
     first.take(begun)
     first.run(begun)
     first.die()
