@@ -89,6 +89,8 @@ class Catalog:
             return session.get(Model, name)
 
     def _look(self, name: str) -> Model | None:
+        if self._scripted and name == SCRIPTED:
+            return _SCRIPTED_MODEL
         with self._db.read() as session:
             found = resolve(session, name)
             if self._scripted and found.name == SCRIPTED:

@@ -10,7 +10,7 @@ skipping from one to the next in an index (SQLite and PostgreSQL would read all 
 import heapq
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -26,35 +26,30 @@ BATCH_SHARE = 0.75
 NONE = 10
 
 
-class Load(NamedTuple):
-    """What a model has in the broker and in its engines."""
-
-    released: int
-    batch: int
-    #: The most urgent priority among the released jobs that nobody claimed; where all were, among those that run.
-    top: int
-
-
 def pick(session: Session, model: str, slots: int) -> list[str]:
     """Ids to release, most urgent first: by priority, then by the tenant's turn, then by age."""
     if slots <= 0:
         return []
-    load = _load(session, model)
-    room = max(0, int(slots * WINDOW) - load.released)
-    batch_room = max(0, max(1, int(slots * BATCH_SHARE)) - load.batch)
+    room, batch_room, top = _room(session, model, slots)
     rows = _in_turn(session, model, max(1, room))
     if room == 0:
         # One that outranks all that were released goes at once.
-        rows = (row for row in islice(rows, 1) if row[0] < load.top)
+        rows = (row for row in islice(rows, 1) if row[0] < top)
     return list(islice(_fitting(rows, batch_room), max(1, room)))
+
+
+def fits(session: Session, job: Job, slots: int) -> bool:
+    """Whether a new job may go to the broker as it comes: there is room, and nobody waits who could come first."""
+    if slots <= 0 or session.scalar(_ANY_UNRELEASED, {"model": job.model}) is not None:
+        return False
+    room, batch_room, top = _room(session, job.model, slots)
+    return (room > 0 or job.priority < top) and (batch_room > 0 or job.priority < BATCH_PRIORITY)
 
 
 def waiting(session: Session) -> list[str]:
     """The models that have generations in the queue, the one with the most urgent first."""
-    unreleased = _distinct(session, Job.model, *_UNRELEASED)
-    heads = {model: next(_in_turn(session, model, 1), (NONE, 0, "")) for model in unreleased}
-    released = sa.select(Job.model, sa.func.min(Job.priority)).where(*_RELEASED, QUEUED)
-    for model, priority in session.execute(released.group_by(Job.model)):
+    heads = {model: next(_in_turn(session, model, 1), (NONE, 0, "")) for model in session.scalars(_MODELS)}
+    for model, priority in session.execute(_RELEASED_MODELS):
         heads[model] = min(heads.get(model, (NONE, 0, "")), (priority, 0, ""))
     return sorted(heads, key=lambda model: heads[model])
 
@@ -62,14 +57,14 @@ def waiting(session: Session) -> list[str]:
 def overflowing(session: Session, before: float) -> list[str]:
     """The models of which a generation from before that time waits outside the window."""
     late = sa.select(Job.id).where(*_UNRELEASED, Job.created_at < before).limit(1)
-    models = _distinct(session, Job.model, *_UNRELEASED)
+    models = list(session.scalars(_MODELS))
     return [model for model in models if session.scalar(late.where(Job.model == model)) is not None]
 
 
 def ahead_of(session: Session, job: Job, limit: int) -> int:
     """How many generations of the same model will leave the queue before this one; counts to `limit` at most."""
     earlier = sa.or_(Job.priority < job.priority, sa.and_(Job.priority == job.priority, Job.id < job.id))
-    released = sa.select(Job.id).where(*_RELEASED, Job.model == job.model, Job.status == State.QUEUED, Job.id != job.id)
+    released = sa.select(Job.id).where(*_RELEASED, Job.model == job.model, QUEUED, Job.id != job.id)
     unreleased = sa.select(Job.id).where(*_UNRELEASED, Job.model == job.model, earlier)
     if job.released_at is not None:
         released, unreleased = released.where(earlier), unreleased.where(sa.false())
@@ -79,52 +74,24 @@ def ahead_of(session: Session, job: Job, limit: int) -> int:
     )
 
 
-#: Of open jobs. Said like this, the planner does not take the index over the status, in which all the queue stands.
-QUEUED = Job.status != State.RUNNING
-#: Pulls are released as they come, so there is none among these.
-_UNRELEASED = (Job.released_at.is_(None), Job.finished_at.is_(None))
-#: Waiting in the broker, or running.
-_RELEASED = (Job.released_at.is_not(None), Job.finished_at.is_(None), Job.kind != Kind.PULL)
-
-
-def _load(session: Session, model: str) -> Load:
-    least = sa.func.min(Job.priority)
-    row = session.execute(
-        sa.select(
-            sa.func.count(),
-            sa.func.count().filter(Job.priority >= BATCH_PRIORITY),
-            sa.func.coalesce(least.filter(Job.status == State.QUEUED), least, NONE),
-        ).where(*_RELEASED, Job.model == model)
-    ).one()
-    return Load(*row)
+def _room(session: Session, model: str, slots: int) -> tuple[int, int, int]:
+    """How many more jobs may be released, how many of them batch lines, and what outranks all that were."""
+    released, batch, top = session.execute(_LOAD, {"model": model}).one()
+    room = max(0, int(slots * WINDOW) - released)
+    return room, max(0, max(1, int(slots * BATCH_SHARE)) - batch), top
 
 
 def _in_turn(session: Session, model: str, room: int) -> Iterator[tuple[int, int, str]]:
     """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority."""
-    tenants = _distinct(session, Job.tenant, *_UNRELEASED, Job.model == model)
+    tenants = session.scalars(_TENANTS, {"model": model}).all()
     return heapq.merge(*(_of_tenant(session, model, tenant, room) for tenant in tenants))
 
 
 def _of_tenant(session: Session, model: str, tenant: str, room: int) -> Iterator[tuple[int, int, str]]:
-    query = (
-        sa.select(Job.priority, Job.id)
-        .where(*_UNRELEASED, Job.model == model, Job.tenant == tenant)
-        .order_by(Job.priority, Job.id)
-        .limit(room)
-    )
     turns: dict[int, int] = {}
-    for priority, job_id in session.execute(query).all():
+    for priority, job_id in session.execute(_HEADS, {"model": model, "tenant": tenant, "room": room}).all():
         turns[priority] = turns.get(priority, 0) + 1
         yield priority, turns[priority], job_id
-
-
-def _distinct(session: Session, column: InstrumentedAttribute[str], *where: sa.ColumnElement[bool]) -> list[str]:
-    """The different values of a column, each found by one step in an index that begins with it."""
-    least: sa.Select[Any] = sa.select(sa.func.min(column)).where(*where)
-    steps = least.with_only_columns(sa.func.min(column).label("value")).cte("steps", recursive=True)
-    following = least.where(column > steps.c.value).scalar_subquery()
-    steps = steps.union_all(sa.select(following).where(steps.c.value.is_not(None)))
-    return list(session.scalars(sa.select(steps.c.value).where(steps.c.value.is_not(None))))
 
 
 def _fitting(rows: Iterator[tuple[int, int, str]], batch_room: int) -> Iterator[str]:
@@ -134,3 +101,41 @@ def _fitting(rows: Iterator[tuple[int, int, str]], batch_room: int) -> Iterator[
                 return  # every later row is a batch line too: the rows come by priority
             batch_room -= 1
         yield job_id
+
+
+def _distinct(column: InstrumentedAttribute[str], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The different values of a column, each found by one step in an index that begins with it."""
+    least: sa.Select[Any] = sa.select(sa.func.min(column).label("value")).where(*where)
+    steps: Any = least.cte("steps", recursive=True)
+    following = sa.select(sa.func.min(column)).where(*where, column > steps.c.value).scalar_subquery()
+    steps = steps.union_all(sa.select(following).where(steps.c.value.is_not(None)))
+    return sa.select(steps.c.value).where(steps.c.value.is_not(None))
+
+
+#: Of open jobs. Said like this, the planner does not take the index over the status, in which all the queue stands.
+QUEUED = Job.status != State.RUNNING
+#: Pulls are released as they come, so there is none among these.
+_UNRELEASED = (Job.released_at.is_(None), Job.finished_at.is_(None))
+#: Waiting in the broker, or running.
+_RELEASED = (Job.released_at.is_not(None), Job.finished_at.is_(None), Job.kind != Kind.PULL)
+
+# Built once: putting a statement together takes SQLAlchemy longer than SQLite needs to carry it out.
+_OF_MODEL = Job.model == sa.bindparam("model")
+_LEAST = sa.func.min(Job.priority)
+#: What a model has in the broker and in its engines: all, batch lines, and the most urgent priority among those that
+#: nobody claimed; where all were claimed, among those that run.
+_LOAD = sa.select(
+    sa.func.count(),
+    sa.func.count().filter(Job.priority >= BATCH_PRIORITY),
+    sa.func.coalesce(_LEAST.filter(Job.status == State.QUEUED), _LEAST, NONE),
+).where(*_RELEASED, _OF_MODEL)
+_ANY_UNRELEASED = sa.select(Job.id).where(*_UNRELEASED, _OF_MODEL).limit(1)
+_HEADS = (
+    sa.select(Job.priority, Job.id)
+    .where(*_UNRELEASED, _OF_MODEL, Job.tenant == sa.bindparam("tenant"))
+    .order_by(Job.priority, Job.id)
+    .limit(sa.bindparam("room"))
+)
+_TENANTS = _distinct(Job.tenant, *_UNRELEASED, _OF_MODEL)
+_MODELS = _distinct(Job.model, *_UNRELEASED)
+_RELEASED_MODELS = sa.select(Job.model, _LEAST).where(*_RELEASED, QUEUED).group_by(Job.model)

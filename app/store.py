@@ -13,7 +13,7 @@ from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.keys import Key
 from app.models import Job, Life, Pull, Result
 from app.reads import HINTS, Detail, Hint, Reads
-from app.release import QUEUED, pick
+from app.release import QUEUED, fits, pick
 from app.sessions import join, remember
 
 __all__ = ["Accepted", "Detail", "Hint", "Key", "Outcome", "Store"]
@@ -54,16 +54,17 @@ class Store(Reads):
 
     def _add(self, session: Session, job: Job, pull: Pull | None, slots: int, key: Key | None) -> Accepted:
         join(session, job)
-        session.add(job)
-        if pull is not None:
+        at_once = pull is not None or fits(session, job, slots)
+        if at_once:
             job.released_at = self._clock.now()
+        session.add(job)
         session.flush()
         keys.keep(session, key, job)
-        if pull is None:
-            return Accepted(job, self._release(session, job.model, slots))
-        pull.job_id = job.id
-        session.add(pull)
-        return Accepted(job, [Hint(job.id, job.kind, job.model, job.priority)])
+        if pull is not None:
+            pull.job_id = job.id
+            session.add(pull)
+        hint = Hint(job.id, job.kind, job.model, job.priority)
+        return Accepted(job, [hint] if at_once else self._release(session, job.model, slots))
 
     def accepted(self, key: Key | None) -> Job | None:
         """The job that a key stands for, if any. Raises IdempotencyConflictError."""
