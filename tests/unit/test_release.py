@@ -1,5 +1,9 @@
 """What `release()` lets go to the broker."""
 
+from typing import Any
+
+import sqlalchemy as sa
+
 from app.database import Database
 from app.jobs import State
 from app.store import Store
@@ -77,3 +81,61 @@ def test_a_model_without_slots_gets_nothing(store: Store, database: Database) ->
 
     assert released(store, 0) == []
     assert store.depths() == [("generate", "m", State.QUEUED, False, 3)]
+
+
+def test_a_job_that_fits_is_released_as_it_is_accepted(store: Store) -> None:
+    assert [hint.priority for hint in store.submit(make_job(), slots=1).hints] == [5]
+    waits = make_job()
+    assert store.submit(waits, slots=1).hints == []
+    assert store.submit(make_job(priority=9), slots=1).hints == []
+    urgent = make_job(priority=2)
+    assert [hint.id for hint in store.submit(urgent, slots=1).hints] == [urgent.id]
+    assert store.get(waits.id).job.released_at is None
+
+
+def test_a_batch_line_does_not_outrank_its_share(store: Store, life: str) -> None:
+    lines = [make_job(priority=9) for _ in range(6)]
+    for job in lines:
+        store.submit(job, slots=4)
+    released_ones = [job.id for job in lines if store.get(job.id).job.released_at]
+    for job_id in released_ones:
+        store.claim(job_id, life, "cpu.0@here")
+    submit(store, 2, priority=5)
+    released(store, 4)
+    upper = submit(store, 1, priority=7)
+
+    assert len(released_ones) == 3
+    assert released(store, 4) == []
+    assert store.get(upper[0]).job.released_at is None
+
+
+def test_no_query_of_the_queue_reads_all_of_it(store: Store, database: Database) -> None:
+    submit(store, 3)
+    statements: list[tuple[str, Any]] = []
+
+    @sa.event.listens_for(database.engine, "before_cursor_execute")
+    def _note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "WITH", "UPDATE")):
+            statements.append((statement, parameters))
+
+    job = store.page(limit=1)[0].job
+    statements.clear()
+    for ask in (
+        lambda: store.release("m", 1),
+        lambda: store.stale(0),
+        store.expire,
+        store.waiting_models,
+        lambda: store.overflowing(0),
+        lambda: store.position(job),
+    ):
+        ask()
+    seen = list(statements)
+    with database.engine.connect() as connection:
+        for statement, parameters in seen:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            steps = [step for *_, step in plan if "jobs" in step]
+            assert steps, statement
+            # The window's index holds what is released or runs, and nothing of the queue.
+            whole = [step for step in steps if "SCAN" in step and "ix_jobs_window" not in step]
+            assert not whole, (statement, steps)
+            assert not any("ix_jobs_status" in step and "queued" in str(parameters) for step in steps), steps
