@@ -11,8 +11,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
-from app import keys
+from app import keys, totals
 from app.database import Database
 from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import TERMINAL, State
@@ -74,14 +75,19 @@ class Batches:
             session.add(batch)
 
     def fill(self, batch_id: str, jobs: Iterable[Job]) -> int:
-        """Commits lines, some hundred at a time; returns how many. Nothing of them is in the broker yet."""
+        """Commits lines, some hundred at a time; returns how many. Nothing of them is in the broker yet.
+
+        Stops where the batch was cancelled or given up meanwhile. Its row is changed first: on PostgreSQL that is the
+        lock which whoever moves it on waits for, so that no line comes behind their back.
+        """
         count, rest = 0, iter(jobs)
+        mine = sa.update(Batch).where(Batch.id == batch_id, Batch.status == Stage.VALIDATING)
         while chunk := list(islice(rest, CHUNK)):
             with self._db.write() as session:
+                if not session.execute(mine.values(total=count + len(chunk))).rowcount:  # type: ignore[attr-defined]
+                    break
                 session.add_all(chunk)
-                session.flush()
-                count += len(chunk)
-                session.execute(sa.update(Batch).where(Batch.id == batch_id).values(total=count))
+            count += len(chunk)
         return count
 
     def add(self, jobs: list[Job], key: Key | None = None) -> list[Job]:
@@ -89,14 +95,23 @@ class Batches:
 
         Raises IdempotencyConflictError.
         """
-        with self._db.write() as session:
-            first = keys.find(session, key)
-            if first is not None:
-                group = sa.select(Job).where(Job.group_id == first.group_id).order_by(Job.id)
-                return list(session.scalars(group))
-            session.add_all(jobs)
-            keys.keep(session, key, jobs[0])
-        return jobs
+        try:
+            with self._db.write() as session:
+                earlier = _earlier(session, key)
+                if not earlier:
+                    session.add_all(jobs)
+                    keys.keep(session, key, jobs[0])
+        except sa.exc.IntegrityError:
+            # As in the store: PostgreSQL lets two transactions look for a key at once.
+            earlier = self.accepted(key)
+            if not earlier:
+                raise
+        return earlier or jobs
+
+    def accepted(self, key: Key | None) -> list[Job]:
+        """The jobs that a key stands for, if any. Raises IdempotencyConflictError."""
+        with self._db.read() as session:
+            return _earlier(session, key)
 
     def open(self, batch_id: str) -> None:
         """All its lines are here: the batch is accepted."""
@@ -104,11 +119,12 @@ class Batches:
 
     def refuse(self, batch_id: str, errors: list[dict[str, Any]]) -> None:
         """Its file cannot be taken: what was inserted of it goes away, and the batch keeps why."""
+        failed = {"status": Stage.FAILED, "failed_at": time.time(), "errors": {"errors": errors}, "total": 0}
+        open_yet = sa.update(Batch).where(Batch.id == batch_id, Batch.status == Stage.VALIDATING)
         with self._db.write() as session:
-            session.execute(sa.delete(Job).where(Job.group_id == batch_id))
-        self._move(
-            batch_id, (Stage.VALIDATING,), Stage.FAILED, failed_at=time.time(), errors={"errors": errors}, total=0
-        )
+            if session.execute(open_yet.values(failed)).rowcount:  # type: ignore[attr-defined]  # a CursorResult
+                totals.remember(session, Job.group_id == batch_id)
+                session.execute(sa.delete(Job).where(Job.group_id == batch_id))
 
     def get(self, batch_id: str, tenant: str = "") -> Batch:
         """Raises BatchNotFoundError."""
@@ -217,3 +233,12 @@ class Batches:
                 .values(status=to, **values),
                 execution_options={"synchronize_session": False},
             )
+
+
+def _earlier(session: Session, key: Key | None) -> list[Job]:
+    """All jobs of the request that came first under a key: others may have put theirs into the same group."""
+    first = keys.find(session, key)
+    if first is None:
+        return []
+    same = sa.select(Job).where(Job.group_id == first.group_id, Job.request_id.is_not_distinct_from(first.request_id))
+    return list(session.scalars(same.order_by(Job.id)))

@@ -11,7 +11,7 @@ from app import totals
 from app.clock import Clock
 from app.database import Database
 from app.jobs import TERMINAL
-from app.models import Idempotency, Job, Life
+from app.models import Batch, Idempotency, Job, Life
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ DAY = 86_400.0
 
 
 class Retention:
-    """Deletes finished jobs by age and number, and with them results and keys; old keys; lives that ended."""
+    """Deletes finished jobs by age and number, and with them results and keys; old batches; old keys; ended lives."""
 
     def __init__(self, database: Database, clock: Clock, *, days: float, jobs: int) -> None:
         self._db = database
@@ -39,6 +39,7 @@ class Retention:
         until = time.monotonic() + BUDGET
         now = self._clock.now()
         steps = (
+            lambda session: _batches(session, now - self._days * DAY),
             lambda session: self._old_jobs(session, now - self._days * DAY),
             self._surplus_jobs,
             lambda session: _keys(session, now - DAY),
@@ -74,7 +75,15 @@ class Retention:
         return None if boundary is None else _jobs(session, Job.id <= boundary)
 
 
+def _batches(session: Session, before: float) -> sa.Delete | None:
+    ends = (Batch.completed_at, Batch.failed_at, Batch.expired_at, Batch.cancelled_at)
+    ids = session.scalars(sa.select(Batch.id).where(sa.or_(*(end < before for end in ends))).limit(STEP)).all()
+    return sa.delete(Batch).where(Batch.id.in_(ids)) if ids else None
+
+
 def _jobs(session: Session, *where: sa.ColumnElement[bool]) -> sa.Delete | None:
+    """Some that are over. A batch's lines go after it: what it gave is read out of their rows."""
+    where = (*where, ~sa.exists().where(Batch.id == Job.group_id))
     for state in sorted(TERMINAL):
         ids = session.scalars(sa.select(Job.id).where(Job.status == state, *where).order_by(Job.id).limit(STEP)).all()
         if ids:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import BATCH_PRIORITY, new_id
+from app.keys import Key
 from app.models import Job
 from app.web import sse
 from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
@@ -28,6 +29,8 @@ MAX_LINES = 50_000
 BEAT = 1.0
 
 GroupName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+#: Names that batches have: a job among a batch's lines that is none of them could not be told in its outputs.
+TAKEN = "batch_"
 
 
 class GroupQuery(Strict):
@@ -59,17 +62,24 @@ def is_many() -> bool:
 def submit_many(query: GroupQuery) -> tuple[Response, int]:
     """POST /jobs with `application/x-ndjson`: all lines are accepted, or none."""
     site, group = here(), query.group or new_id()
+    if group.startswith(TAKEN):
+        raise InvalidRequestError(f"Names of groups that begin with '{TAKEN}' are the server's own.", param="group")
     # Read here, as a connection belongs to its event loop; looked at in the pool.
     key = key_of_request()
-    jobs = offload(_read, site, request.get_data(cache=key is not None), group)
-    for job in jobs:
-        job.request_id = request_id()
-    site.kernel.limits.take("", held=False, jobs=len(jobs))
-    jobs = site.kernel.batches.add(jobs, key)
+    jobs = site.kernel.batches.accepted(key) if key is not None else []
+    if not jobs:
+        jobs = _accept(site, offload(_read, site, request.get_data(cache=key is not None), group), key)
     for model in {job.model for job in jobs}:
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
     return jsonify({"group": jobs[0].group_id, "count": len(jobs), "ids": [job.id for job in jobs]}), 202
+
+
+def _accept(site: Site, jobs: list[Job], key: Key | None) -> list[Job]:
+    site.kernel.limits.take("", held=False, jobs=len(jobs))
+    for job in jobs:
+        job.request_id = request_id()  # they were read where no request is known
+    return site.kernel.batches.add(jobs, key)
 
 
 def _read(site: Site, body: bytes, group: str) -> list[Job]:

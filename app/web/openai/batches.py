@@ -2,6 +2,7 @@
 
 import re
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 from flask import Response, jsonify
@@ -67,8 +68,11 @@ def create_batch(body: BatchBody) -> Response:
     if body.endpoint not in ENDPOINTS:
         raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
     now, seconds = time.time(), body.seconds()
-    site.kernel.limits.take("", held=False)
     file = site.kernel.files.get(body.input_file_id)
+    path = site.kernel.files.path(file)
+    count, errors = offload(lines.check, path, body.endpoint)
+    if not errors:
+        site.kernel.limits.take("", held=False, jobs=count)
     batch = Batch(
         id=f"batch_{new_id()}",
         tenant="",
@@ -82,21 +86,24 @@ def create_batch(body: BatchBody) -> Response:
         expires_at=now + seconds,
     )
     site.kernel.batches.create(batch)
-    offload(_fill, site, batch)
+    if errors:
+        site.kernel.batches.refuse(batch.id, errors)
+    else:
+        _fill(site, path, batch)
     for model in site.kernel.batches.models(batch.id):
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
     return jsonify(_current(site, batch.id))
 
 
-def _fill(site: Site, batch: Batch) -> None:
-    """Reads the file twice: nothing is run of one that has a fault. Runs in the thread pool, whole."""
-    path = site.kernel.files.path(site.kernel.files.get(batch.input_file_id))
-    errors = lines.check(path, batch.endpoint)
-    if errors:
-        site.kernel.batches.refuse(batch.id, errors)
-        return
-    site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch))
+def _fill(site: Site, path: Path, batch: Batch) -> None:
+    """Reads the file a second time: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
+    try:
+        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch))
+    except Exception:
+        message = "The server could not queue all lines. Create the batch again."
+        site.kernel.batches.refuse(batch.id, [lines.error(None, "interrupted", message, None)])
+        raise
     site.kernel.batches.open(batch.id)
 
 

@@ -1,7 +1,7 @@
 """OpenAI's files: what a batch reads, and what it gave. The latter is read out of its jobs while it is sent."""
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, BinaryIO, Literal
 
 from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
@@ -12,6 +12,7 @@ from app.batches import BatchNotFoundError
 from app.errors import InvalidRequestError
 from app.files import FileNotFoundInStoreError
 from app.models import Batch, File
+from app.store import Detail
 from app.web.current import Site, here
 from app.web.offload import offload
 from app.web.openai import lines
@@ -71,10 +72,11 @@ def download_file(path: FilePath) -> Response:
     site = here()
     batch = _batch_of(site, path.id)
     if batch is not None:
-        body: Iterator[bytes] = _told(site, path.id, batch)
-    else:
-        body = _bytes(site, site.kernel.files.get(path.id))
-    return Response(body, mimetype="application/octet-stream")
+        return Response(_told(site, path.id, batch), mimetype="application/octet-stream")
+    source = _opened(site, site.kernel.files.get(path.id))
+    response = Response(_bytes(source), mimetype="application/octet-stream")
+    response.call_on_close(source.close)
+    return response
 
 
 @files.delete("/v1/files/<id>", summary="Delete a file")
@@ -134,11 +136,23 @@ def _told(site: Site, file_id: str, batch: Batch) -> Iterator[bytes]:
     well = file_id.startswith(OUTPUT)
     tell, last = (lines.output if well else lines.problem), ""
     while page := site.kernel.batches.lines(batch.id, succeeded=well, after=last):
-        yield b"".join(tell(detail, batch.endpoint) for detail in page)
+        yield offload(_joined, tell, page, batch.endpoint)
         last = page[-1].job.id
 
 
-def _bytes(site: Site, file: File) -> Iterator[bytes]:
-    with site.kernel.files.path(file).open("rb") as source:
+def _joined(tell: Callable[[Detail, str], bytes], page: list[Detail], endpoint: str) -> bytes:
+    return b"".join(tell(detail, endpoint) for detail in page)
+
+
+def _opened(site: Site, file: File) -> BinaryIO:
+    """Before the status goes out: another request may delete the file at any moment."""
+    try:
+        return site.kernel.files.path(file).open("rb")
+    except FileNotFoundError:
+        raise FileNotFoundInStoreError(file.id) from None
+
+
+def _bytes(source: BinaryIO) -> Iterator[bytes]:
+    with source:
         while block := offload(source.read, 1 << 20):
             yield block

@@ -20,6 +20,7 @@ from app.web.openai import chat, completions
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
 from app.web.openai.shapes import failed
 from app.web.schemas import GenerateBody
+from app.web.security import MAX_BODY
 from app.web.stream import usage_of
 from app.web.submit import generation
 
@@ -33,28 +34,23 @@ _encode = msgspec.json.Encoder().encode
 _Error = dict[str, Any]
 
 
-def check(path: Path, endpoint: str) -> list[_Error]:
-    """What is wrong with a file as a whole, by line; nothing of it is run then."""
+def check(path: Path, endpoint: str) -> tuple[int, list[_Error]]:
+    """How many lines a file has, and what is wrong with it as a whole, by line; nothing of it is run then."""
     errors: list[_Error] = []
+    lines = 0
     seen: dict[str, int] = {}
     with path.open("rb") as file:
-        count = 0
-        for count, raw in _numbered(file):
-            with _noting(errors, count):
-                line = decode_object(raw, "The line")
-                _check_line(line, endpoint)
-                first = seen.setdefault(line["custom_id"], count)
-                if first != count:
-                    raise InvalidRequestError(
-                        f"The custom_id '{line['custom_id']}' is that of line {first} too.", param="custom_id"
-                    )
-            if len(errors) >= MAX_ERRORS or count > MAX_LINES:
+        for number, raw in _numbered(file):
+            lines += 1
+            with _noting(errors, number):
+                _check_line(raw, number, endpoint, seen)
+            if len(errors) >= MAX_ERRORS or lines > MAX_LINES or len(raw) > MAX_BODY:
                 break
-    if count > MAX_LINES:
-        errors.append(_error(None, "too_many_lines", f"A batch holds {MAX_LINES} lines at most.", None))
-    if count == 0:
-        errors.append(_error(None, "empty_file", "The file has no lines.", None))
-    return errors
+    if lines > MAX_LINES:
+        errors.append(error(None, "too_many_lines", f"A batch holds {MAX_LINES} lines at most.", None))
+    if lines == 0:
+        errors.append(error(None, "empty_file", "The file has no lines.", None))
+    return lines, errors
 
 
 @contextmanager
@@ -62,20 +58,34 @@ def _noting(errors: list[_Error], line: int) -> Iterator[None]:
     """Keeps a line's fault in a list, and goes on."""
     try:
         yield
-    except TokenyardError as error:
-        errors.append(_error(line, error.code, error.message, error.param))
+    except TokenyardError as fault:
+        errors.append(error(line, fault.code, fault.message, fault.param))
 
 
-def _error(line: int | None, code: str, message: str, param: str | None) -> _Error:
+def error(line: int | None, code: str, message: str, param: str | None) -> _Error:
+    """A fault of a file, as OpenAI's clients parse it."""
     return {"code": code, "line": line, "message": message, "param": param}
 
 
 def _numbered(file: Any) -> Iterator[tuple[int, bytes]]:
-    """Each line that is not blank, by its number in the file, from 1."""
-    return ((number, raw) for number, raw in enumerate(file, 1) if raw.strip())
+    """Each line that is not blank, by its number in the file, from 1. One that is too long comes in pieces."""
+    pieces = iter(lambda: file.readline(MAX_BODY + 1), b"")
+    return ((number, raw) for number, raw in enumerate(pieces, 1) if raw.strip())
 
 
-def _check_line(line: dict[str, Any], endpoint: str) -> None:
+def _check_line(raw: bytes, number: int, endpoint: str, seen: dict[str, int]) -> None:
+    if len(raw) > MAX_BODY:
+        raise InvalidRequestError(f"The line is longer than {MAX_BODY} bytes.")
+    line = decode_object(raw, "The line")
+    _check_fields(line, endpoint)
+    first = seen.setdefault(line["custom_id"], number)
+    if first != number:
+        raise InvalidRequestError(
+            f"The custom_id '{line['custom_id']}' is that of line {first} too.", param="custom_id"
+        )
+
+
+def _check_fields(line: dict[str, Any], endpoint: str) -> None:
     custom_id = line.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
         raise InvalidRequestError("custom_id must be a text of 1 to 512 characters.", param="custom_id")
@@ -129,7 +139,7 @@ def _translated(body: dict[str, Any], endpoint: str) -> GenerateBody:
 def _refused(body: dict[str, Any]) -> GenerateBody:
     """What stands for a line that is no request: its model, if it named one."""
     model = body.get("model")
-    return GenerateBody.model_construct(model=model[:200] if isinstance(model, str) else "")
+    return GenerateBody.model_construct(model=model[:200].replace("\0", "") if isinstance(model, str) else "")
 
 
 def output(detail: Detail, endpoint: str) -> bytes:

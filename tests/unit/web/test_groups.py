@@ -70,3 +70,19 @@ def test_a_group_is_followed_to_its_end(client: FlaskClient) -> None:
         "open": 0,
         "done": True,
     }
+
+
+def test_a_batchs_name_is_no_groups(client: FlaskClient, site: Site) -> None:
+    refused = client.post("/jobs?group=batch_1", data=lines(BODY), headers=NDJSON)
+
+    assert (refused.status_code, refused.get_json()["error"]["param"]) == (400, "group")
+    assert site.kernel.store.page() == []
+
+
+def test_a_group_sent_again_is_its_own_jobs_alone(client: FlaskClient) -> None:
+    key = NDJSON | {"Idempotency-Key": "k"}
+    first = client.post("/jobs?group=mine", data=lines(BODY, BODY), headers=key).get_json()
+    client.post("/jobs?group=mine", data=lines(BODY), headers=NDJSON)
+    again = client.post("/jobs?group=mine", data=lines(BODY, BODY), headers=key).get_json()
+
+    assert again == first | {"ids": sorted(first["ids"])}

@@ -1,0 +1,129 @@
+"""Batches where something goes wrong: too many lines, a cancel while they are read, a database that fails."""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.batches import Batches, Stage
+from app.errors import UnavailableError
+from app.kernel import Kernel
+from app.models import Batch, Job
+from app.retention import Retention
+from app.web.current import Site
+from app.web.openai import lines
+from tests.unit.conftest import make_job
+
+from .conftest import Worker
+
+ENDPOINT = "/v1/chat/completions"
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def upload(client: FlaskClient, count: int, **fields: Any) -> str:
+    line = {"method": "POST", "url": ENDPOINT, "body": CHAT} | fields
+    data = b"\n".join(json.dumps({"custom_id": str(n)} | line).encode() for n in range(count))
+    sent = client.post("/v1/files", data={"purpose": "batch", "file": (io.BytesIO(data), "a.jsonl")})
+    return str(sent.get_json()["id"])
+
+
+def create(client: FlaskClient, file_id: str) -> Any:
+    return client.post("/v1/batches", json={"input_file_id": file_id, "endpoint": ENDPOINT, "completion_window": "1h"})
+
+
+def batch_of(kernel: Kernel, **values: Any) -> Batch:
+    fields: dict[str, Any] = {
+        "id": "batch_1",
+        "tenant": "",
+        "endpoint": ENDPOINT,
+        "input_file_id": "file-1",
+        "completion_window": "1h",
+        "status": Stage.VALIDATING,
+        "created_at": 1.0,
+        "expires_at": 9e9,
+    }
+    batch = Batch(**fields | values)
+    kernel.batches.create(batch)
+    return batch
+
+
+def test_each_line_takes_its_room_in_the_queue(
+    client: FlaskClient, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site.kernel.limits, "_detached", 2)
+    file_id = upload(client, 3)
+
+    assert create(client, file_id).status_code == 429
+    assert (site.kernel.batches.page(), site.kernel.store.page()) == ([], [])
+    assert create(client, upload(client, 2)).get_json()["request_counts"]["total"] == 2
+
+
+def test_no_line_comes_behind_a_cancel(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.batches.CHUNK", 1)
+    batch = batch_of(kernel)
+
+    def cancelled_at_the_second() -> Iterator[Job]:
+        yield make_job(group_id=batch.id)
+        kernel.batches.cancel(batch.id)
+        yield make_job(group_id=batch.id)
+
+    assert kernel.batches.fill(batch.id, cancelled_at_the_second()) == 1
+    assert kernel.batches.counts(batch.id) == (1, 0, 1, 0)
+
+
+def test_a_batch_that_could_not_be_filled_leaves_nothing(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = upload(client, 2)
+    monkeypatch.setattr("app.batches.CHUNK", 1)
+    whole = lines.jobs
+
+    def broken(*args: Any) -> Iterator[Job]:
+        yield next(whole(*args))
+        raise UnavailableError("database_unavailable", "The database does not answer.")
+
+    monkeypatch.setattr(lines, "jobs", broken)
+    assert create(client, file_id).status_code == 503
+    (batch,) = kernel.batches.page()
+    assert (batch.status, kernel.store.page()) == (Stage.FAILED, [])
+
+
+def test_lines_are_kept_as_long_as_their_batch(client: FlaskClient, kernel: Kernel, worker: Worker) -> None:
+    batch = create(client, upload(client, 1)).get_json()
+    worker.answer(worker.next_job())
+    kernel.batches.advance()
+    Retention(kernel.database, kernel.clock, days=30, jobs=0).prune()
+    told = client.get(f"/v1/files/file-output-{batch['id']}/content").data
+
+    assert json.loads(told)["custom_id"] == "0"
+
+    Retention(kernel.database, kernel.clock, days=1e-9, jobs=0).prune()
+    assert (kernel.batches.page(), kernel.store.page()) == ([], [])
+
+
+def test_a_line_that_is_too_long_is_told(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_BODY", 1000)
+    batch = create(client, upload(client, 2, padding="x" * 5000)).get_json()
+
+    assert batch["status"] == "failed"
+    assert [error["line"] for error in batch["errors"]["data"]] == [1]
+
+
+def test_a_file_that_was_deleted_meanwhile_is_no_200(client: FlaskClient, kernel: Kernel) -> None:
+    file_id = upload(client, 1)
+    kernel.files.path(kernel.files.get(file_id)).unlink()
+
+    assert client.get(f"/v1/files/{file_id}/content").status_code == 404
+
+
+def test_a_refused_batch_is_refused_once(kernel: Kernel) -> None:
+    batch = batch_of(kernel)
+    kernel.batches.fill(batch.id, [make_job(group_id=batch.id)])
+    kernel.batches.open(batch.id)
+    Batches(kernel.database).refuse(batch.id, [])
+
+    assert kernel.batches.get(batch.id).status == Stage.IN_PROGRESS
+    assert kernel.batches.counts(batch.id).open == 1
