@@ -48,6 +48,8 @@ def test_a_detached_job_is_followed_from_an_event_on_listed_and_cancelled(stack:
     ).json()["id"]
     eventually(lambda: stack.job(slow)["status"] == "running", what="running")
     assert "logs -f" in tokenyard(stack, "logs", slow).stderr
+    assert any(lane["running"] for lane in told(stack, "queues")["queues"] if lane["model"] == "scripted")
+    assert "scripted" in tokenyard(stack, "queues").stdout
     assert told(stack, "cancel", slow)["id"] == slow
     assert stack.finished(slow)["status"] == "cancelled"
     assert "cancelled" in tokenyard(stack, "logs", slow, code=1).stderr
