@@ -44,7 +44,9 @@ class Job(Base):
         Index("ix_jobs_owner", "owner", "status"),
         Index("ix_jobs_group_id", "group_id", "status"),
         # The queue's own indexes leave finished jobs out, so that what was kept costs what waits nothing.
-        _partial("ix_jobs_turn", "model", "tenant", "priority", "id", where="released_at IS NULL AND {open}"),
+        _partial(
+            "ix_jobs_turn", "model", "tenant", "group_id", "priority", "id", where="released_at IS NULL AND {open}"
+        ),
         _partial("ix_jobs_window", "model", "status", "priority", where="released_at IS NOT NULL AND {open}"),
         _partial("ix_jobs_depth", "kind", "model", "status", "held", where="{open}"),
         # What metrics count of those that ended, without a look at their rows.

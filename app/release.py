@@ -8,7 +8,7 @@ skipping from one to the next in an index (SQLite and PostgreSQL would read all 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -26,8 +26,14 @@ BATCH_SHARE = 0.75
 NONE = 10
 
 
+#: Priority, turn, id.
+Row = tuple[int, int, str]
+#: How many jobs of each tenant's groups are out; None stands for those without a group.
+Had = dict[str, dict[str | None, int]]
+
+
 def pick(session: Session, model: str, slots: int) -> list[str]:
-    """Ids to release, most urgent first: by priority, then by the tenant's turn, then by age."""
+    """Ids to release, most urgent first: by priority, then by the tenant's turn, its group's, then by age."""
     if slots <= 0:
         return []
     room, batch_room, top = _room(session, model, slots)
@@ -81,20 +87,41 @@ def _room(session: Session, model: str, slots: int) -> tuple[int, int, int]:
     return room, max(0, max(1, int(slots * BATCH_SHARE)) - batch), top
 
 
-def _in_turn(session: Session, model: str, room: int) -> Iterator[tuple[int, int, str]]:
-    """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority."""
+def _in_turn(session: Session, model: str, room: int) -> Iterator[Row]:
+    """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority.
+
+    What each has in the broker and in the engines counts as turns it had: one slot at a time is shared too.
+    """
+    had: Had = {}
+    for tenant, group, count in session.execute(_HAD, {"model": model}):
+        had.setdefault(tenant, {})[group] = count
     tenants = session.scalars(_TENANTS, {"model": model}).all()
-    return heapq.merge(*(_of_tenant(session, model, tenant, room) for tenant in tenants))
+    return heapq.merge(*(_of_tenant(session, model, tenant, room, had.get(tenant, {})) for tenant in tenants))
 
 
-def _of_tenant(session: Session, model: str, tenant: str, room: int) -> Iterator[tuple[int, int, str]]:
+def _of_tenant(session: Session, model: str, tenant: str, room: int, had: dict[str | None, int]) -> Iterator[Row]:
+    """Within a tenant, batches and other groups take turns in the same way; jobs without a group are one."""
+    given = {"model": model, "tenant": tenant}
+    # As many groups as could have a turn now, the most urgent first.
+    named = session.scalars(_GROUPS, given | {"room": room + len(had)})
+    rows = heapq.merge(
+        *(
+            _turns(session.execute(_HEADS if group else _LONE, given | {"group": group, "room": room}).all(), turns)
+            for group in (None, *named)
+            for turns in (had.get(group, 0),)
+        )
+    )
+    return _turns(((priority, job_id) for priority, _, job_id in rows), sum(had.values()))
+
+
+def _turns(rows: Iterable[Any], had: int) -> Iterator[Row]:
     turns: dict[int, int] = {}
-    for priority, job_id in session.execute(_HEADS, {"model": model, "tenant": tenant, "room": room}).all():
-        turns[priority] = turns.get(priority, 0) + 1
+    for priority, job_id in rows:
+        turns[priority] = turns.get(priority, had) + 1
         yield priority, turns[priority], job_id
 
 
-def _fitting(rows: Iterator[tuple[int, int, str]], batch_room: int) -> Iterator[str]:
+def _fitting(rows: Iterator[Row], batch_room: int) -> Iterator[str]:
     for priority, _turn, job_id in rows:
         if priority >= BATCH_PRIORITY:
             if batch_room == 0:
@@ -104,12 +131,25 @@ def _fitting(rows: Iterator[tuple[int, int, str]], batch_room: int) -> Iterator[
 
 
 def _distinct(column: InstrumentedAttribute[str], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """The different values of a column, each found by one step in an index that begins with it."""
+    """The different values of a column."""
+    steps = _steps(column, *where)
+    return sa.select(steps.c.value).where(steps.c.value.is_not(None))
+
+
+def _most_urgent(column: InstrumentedAttribute[Any], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Some of them, those with the most urgent job first."""
+    steps = _steps(column, *where)
+    least = sa.select(sa.func.min(Job.priority)).where(*where, column == steps.c.value).scalar_subquery()
+    values = sa.select(steps.c.value).where(steps.c.value.is_not(None))
+    return values.order_by(least, steps.c.value).limit(sa.bindparam("room"))
+
+
+def _steps(column: InstrumentedAttribute[Any], *where: sa.ColumnElement[bool]) -> Any:
+    """The different values of a column, each found by one step in an index that begins with it, and a NULL."""
     least: sa.Select[Any] = sa.select(sa.func.min(column).label("value")).where(*where)
     steps: Any = least.cte("steps", recursive=True)
     following = sa.select(sa.func.min(column)).where(*where, column > steps.c.value).scalar_subquery()
-    steps = steps.union_all(sa.select(following).where(steps.c.value.is_not(None)))
-    return sa.select(steps.c.value).where(steps.c.value.is_not(None))
+    return steps.union_all(sa.select(following).where(steps.c.value.is_not(None)))
 
 
 #: Of open jobs. Said like this, the planner does not take the index over the status, in which all the queue stands.
@@ -130,11 +170,15 @@ _LOAD = sa.select(
     sa.func.coalesce(_LEAST.filter(Job.status == State.QUEUED), _LEAST, NONE),
 ).where(*_RELEASED, _OF_MODEL)
 _ANY_UNRELEASED = sa.select(Job.id).where(*_UNRELEASED, _OF_MODEL).limit(1)
-_HEADS = (
-    sa.select(Job.priority, Job.id)
-    .where(*_UNRELEASED, _OF_MODEL, Job.tenant == sa.bindparam("tenant"))
-    .order_by(Job.priority, Job.id)
-    .limit(sa.bindparam("room"))
+_OF_TENANT = (*_UNRELEASED, _OF_MODEL, Job.tenant == sa.bindparam("tenant"))
+# The group is in the order for PostgreSQL, which else sorts what the index has in order.
+_FIRST = sa.select(Job.priority, Job.id).where(*_OF_TENANT).order_by(Job.group_id, Job.priority, Job.id)
+_FIRST = _FIRST.limit(sa.bindparam("room"))
+_HEADS, _LONE = _FIRST.where(Job.group_id == sa.bindparam("group")), _FIRST.where(Job.group_id.is_(None))
+_GROUPS = _most_urgent(Job.group_id, *_OF_TENANT)
+#: As many rows as the window is wide, at most.
+_HAD = (
+    sa.select(Job.tenant, Job.group_id, sa.func.count()).where(*_RELEASED, _OF_MODEL).group_by(Job.tenant, Job.group_id)
 )
 _TENANTS = _distinct(Job.tenant, *_UNRELEASED, _OF_MODEL)
 _MODELS = _distinct(Job.model, *_UNRELEASED)

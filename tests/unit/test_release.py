@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from app.database import Database
 from app.jobs import State
-from app.store import Store
+from app.store import Outcome, Store
 from tests.unit.conftest import make_job
 
 
@@ -139,3 +139,53 @@ def test_no_query_of_the_queue_reads_all_of_it(store: Store, database: Database)
             whole = [step for step in steps if "SCAN" in step and "ix_jobs_window" not in step]
             assert not whole, (statement, steps)
             assert not any("ix_jobs_status" in step and "queued" in str(parameters) for step in steps), steps
+
+
+def one_at_a_time(store: Store, life: str, slots: int) -> list[str]:
+    """What is released while one slot after another becomes free; always two run."""
+    order, running = [], []
+    for _ in range(6):
+        for hint in store.release("m", slots):
+            store.claim(hint.id, life, "cpu.0@here")
+            order.append(hint.id)
+            running.append(hint.id)
+        store.finish(Outcome(running.pop(0), 1, State.CANCELLED))
+    return order
+
+
+def test_groups_of_a_tenant_take_turns_with_each_other(store: Store, life: str) -> None:
+    large = submit(store, 9, priority=7, group_id="large")
+    small = submit(store, 3, priority=7, group_id="small")
+
+    assert set(one_at_a_time(store, life, slots=3)[:6]) == {*large[:3], *small}
+
+
+def test_tenants_take_turns_when_one_slot_is_free_at_a_time(store: Store, life: str) -> None:
+    many = submit(store, 9, tenant="many")
+    few = submit(store, 3, tenant="few", group_id="g")
+
+    assert set(one_at_a_time(store, life, slots=2)[:6]) == {*many[:3], *few}
+
+
+def test_the_urgent_of_many_groups_go_first(store: Store) -> None:
+    for number in range(9):
+        submit(store, 1, priority=7, group_id=f"group-{number}")
+    urgent = submit(store, 1, priority=2, group_id="the-last")
+
+    assert released(store, 1) == urgent
+
+
+def test_turns_are_read_out_of_an_index_in_its_order(store: Store, database: Database) -> None:
+    asked: list[tuple[str, Any]] = []
+    submit(store, 2, priority=7, group_id="g")
+    sa.event.listen(
+        database.engine, "before_cursor_execute", lambda _c, _u, said, given, *_: asked.append((said, given))
+    )
+    released(store, 2)
+    turns = {said: given for said, given in asked if said.startswith("SELECT") and "group_id" in said}
+    with database.engine.connect() as connection:
+        for said, given in list(turns.items()):
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}", given).all()
+            if "ORDER BY jobs.group_id" in said:
+                assert not [row for row in plan if "TEMP B-TREE" in row[3]], plan
+            assert not [row for row in plan if row[3].startswith("SCAN jobs")], plan
