@@ -15,6 +15,7 @@ from inference.download.order import Order
 from inference.download.run import Done, download
 from inference.download.teller import Teller
 from tests.hub import FakeHub
+from tests.needs import require
 
 
 class Fetched(NamedTuple):
@@ -49,7 +50,8 @@ def _hub_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fetch(tmp_path: Path) -> Fetch:
-    """Runs one download into this test's cache."""
+    """Runs one download into this test's cache. What no engine here would take is refused, so there has to be one."""
+    require("transformers", "torch")
 
     def run(hub: FakeHub | str, repo: str, **order: Any) -> Fetched:
         endpoint = hub if isinstance(hub, str) else hub.url

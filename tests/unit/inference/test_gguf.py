@@ -32,13 +32,13 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(BadGgufError):
         read_values(path)
     with pytest.raises(LoadError, match="Pull the model again") as caught:
-        plan(make_spec(path=str(path)))
+        plan(make_spec(path=str(path)), 1 << 30)
     assert caught.value.code == "bad_model"
 
 
 def test_a_missing_file_is_a_bad_model(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="No such file") as caught:
-        plan(make_spec(path=str(tmp_path / "none.gguf")))
+        plan(make_spec(path=str(tmp_path / "none.gguf")), 1 << 30)
     assert caught.value.code == "bad_model"
 
 

@@ -12,9 +12,12 @@ from app.registry import Card
 from inference.errors import LoadError
 from tasks import garage as garages
 from tasks.budget import Memory
+from tests.needs import needs
 from tests.unit.conftest import make_job
 
 from .conftest import NODE, Engines, Yard, until
+
+pytestmark = needs("vllm", "transformers", "torch")  # which engines are asked depends on what is installed
 
 UNSUPPORTED = LoadError("unsupported_model", "no such architecture")
 SHORT = LoadError("out_of_memory", "too large")
