@@ -14,6 +14,7 @@ FACTORIES: dict[str, str] = {
     "scripted": "inference.scripted:ScriptedEngine",
     "llamacpp": "inference.llamacpp:LlamaCppEngine",
     "transformers": "inference.transformersengine:TransformersEngine",
+    "vllm": "inference.vllmengine:VllmEngine",
 }
 
 

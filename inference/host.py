@@ -9,12 +9,14 @@ import faulthandler
 import os
 import sys
 import threading
+from contextlib import suppress
+from functools import partial
 
 import structlog
 
 from inference.catalog import build
-from inference.errors import LoadError
-from inference.protocol import Engine, Failure, Spec
+from inference.errors import EngineDiedError, LoadError
+from inference.protocol import Chunk, Engine, Failure, Spec
 from inference.wire import Abort, Close, Command, Progress, Reader, Submit, Writer, command_decoder, spec_decoder
 
 log = structlog.get_logger()
@@ -27,6 +29,7 @@ def main() -> None:
     commands, steps = int(sys.argv[1]), int(sys.argv[2])
     for fd in (commands, steps):
         os.set_inheritable(fd, False)  # an engine's own children must not hold our pipes open
+        os.register_at_fork(after_in_child=partial(os.close, fd))
     writer = Writer(steps)
     file = os.fdopen(commands, "rb")
     spec = Reader(file, spec_decoder).read()
@@ -34,12 +37,19 @@ def main() -> None:
     try:
         if spec is not None:
             _run(spec, Reader(file, command_decoder), writer)
-    except Exception:
+    except Exception as error:
         log.exception("engine.died")
+        _say_why(error, writer)
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _say_why(error: Exception, writer: Writer) -> None:
+    """The last step: a chunk of no request, for the owner alone."""
+    with suppress(OSError):
+        writer.write([Chunk("", error=Failure(EngineDiedError.code, str(error)))])
 
 
 def _log_plainly() -> None:

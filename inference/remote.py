@@ -59,6 +59,7 @@ class RemoteEngine:
         self._lock = threading.Lock()
         self._closed = False
         self._read = False
+        self._why = ""  #: what the engine said of its end
 
     @classmethod
     def load(
@@ -108,7 +109,10 @@ class RemoteEngine:
         reader = Reader(self._file, step_decoder)
         with self._file:
             while (step := reader.read()) is not None:
-                yield step
+                if step and not step[0].id:
+                    self._why = step[0].error.message if step[0].error else ""
+                else:
+                    yield step
         if not self._closed:
             self.process.kill()
             raise self._death()
@@ -142,7 +146,7 @@ class RemoteEngine:
     def _death(self) -> EngineDiedError:
         return EngineDiedError(
             f"The {self.info.engine} engine (pid {self.info.pid}) ended{_how(self.process.returncode)}. "
-            "Its last words are in the worker's log."
+            + (self._why or "Its last words are in the worker's log.")
         )
 
 
@@ -168,6 +172,12 @@ ENVIRONMENT = {
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # a GPU's memory does not go to waste in pieces
     "HF_HUB_OFFLINE": "1",  # a model is all here when it is loaded: nothing is asked of a hub, no kernel fetched
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    # One process computes for a model: what it opens for others of its kind stays on this machine.
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 
 

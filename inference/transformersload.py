@@ -15,10 +15,10 @@ import transformers
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from inference import checkpoint, transformersmemory
-from inference.checkpoint import BadCheckpointError, Tensor
+from inference import transformersmemory
 from inference.errors import LoadError
 from inference.protocol import OnProgress, Spec
+from inference.source import Source, examine
 from inference.transformersmemory import QUANTIZED, Room
 
 log = structlog.get_logger()
@@ -49,22 +49,15 @@ class Loaded(NamedTuple):
         return sum(tensor.nbytes for tensor in tensors if str(tensor.device) == self.device)
 
 
-class _Source(NamedTuple):
-    """What a folder says of itself before anything is loaded."""
-
-    folder: Path
-    config: dict[str, Any]
-    method: str  #: how its weights are quantized already; "": not at all
-
-
 def load_model(spec: Spec, on_progress: OnProgress) -> Loaded:
     """Load a model. Raises LoadError; then nothing of it is left in memory."""
     on_progress(0.0)
     _quiet()
-    source, tensors = _examine(spec)
+    source = examine(spec)
+    _check_packages(spec, source)
     config, kind = _architecture(source)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    needed = _needed(source, tensors, spec.quantize, device)
+    needed = _needed(source, spec.quantize, device)
     room = transformersmemory.room(spec, device)
     if needed > room.device + room.overflow:
         raise transformersmemory.too_large(needed, room, spec.quantize)
@@ -100,40 +93,22 @@ def _quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _examine(spec: Spec) -> tuple[_Source, dict[str, Tensor]]:
-    """What the folder holds. Raises LoadError for what is not whole."""
-    if spec.path is None or not Path(spec.path).is_dir():
-        raise LoadError("bad_model", "The transformers engine needs a folder with config.json and *.safetensors.")
-    folder = Path(spec.path)
-    try:
-        config = checkpoint.read_json(folder / "config.json")
-        tensors = transformersmemory.read(folder)
-    except BadCheckpointError as error:
-        raise LoadError("bad_model", f"The model is not whole: {error}. Pull it again.") from None
-    except OSError as error:
-        raise LoadError("bad_model", f"The model cannot be read: {error.strerror}. Pull it again.") from None
-    if not config or not tensors:
-        lacking = "weights (*.safetensors)" if config else "config.json"
-        raise LoadError("bad_model", f"The model has no {lacking}. Pull it again.")
-    quantized = checkpoint.quantization(config)
-    source = _Source(folder, config, str(quantized.get("quant_method") or ("unknown" if quantized else "")))
+def _check_packages(spec: Spec, source: Source) -> None:
     if spec.quantize in QUANTIZED and not source.method and find_spec("bitsandbytes") is None:
         raise LoadError(
             "backend_missing",
             f"Loading a model as {spec.quantize} needs bitsandbytes: pip install bitsandbytes. "
             'Or load it as it is ("quantize": "no").',
         )
-    return source, tensors
 
 
-def _needed(source: _Source, tensors: dict[str, Tensor], quantize: str, device: str) -> int:
+def _needed(source: Source, quantize: str, device: str) -> int:
     if source.method:
-        return transformersmemory.weights_as_stored(tensors, source.method, device)
-    stated = source.config.get("dtype") or source.config.get("torch_dtype")
-    return transformersmemory.weights(tensors, quantize, stated if isinstance(stated, str) else None)
+        return transformersmemory.weights_as_stored(source.tensors, source.method, device)
+    return transformersmemory.weights(source.tensors, quantize, source.dtype)
 
 
-def _architecture(source: _Source) -> tuple[Any, Any]:
+def _architecture(source: Source) -> tuple[Any, Any]:
     """The configuration and class of the part that answers in text. Raises LoadError."""
     try:
         config = transformers.AutoConfig.from_pretrained(
@@ -236,7 +211,7 @@ def _let_go_of_the_files(model: Any) -> None:
                 tensor.data = tensor.data.clone()
 
 
-def _reason(error: Exception, source: _Source) -> LoadError:
+def _reason(error: Exception, source: Source) -> LoadError:
     log.warning("transformers.load_failed", reason=repr(error), exc_info=error)
     line = _first_line(error)
     if source.method and isinstance(error, ImportError | RuntimeError | ValueError):
@@ -251,7 +226,7 @@ def _reason(error: Exception, source: _Source) -> LoadError:
     )
 
 
-def _name(quantize: str, source: _Source, model: Any) -> str:
+def _name(quantize: str, source: Source, model: Any) -> str:
     """How the weights lie in memory now. What no kernel here can compute with was turned back into plain weights."""
     if not source.method:
         return {"q4": "nf4", "q8": "int8"}.get(quantize, "")

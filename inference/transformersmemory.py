@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from inference import checkpoint, memory
+from inference import memory
 from inference.checkpoint import BITS, Tensor
 from inference.errors import LoadError
 from inference.protocol import Spec
@@ -142,12 +141,6 @@ def left(spec: Spec, device: str, taken: int) -> int:
     if spec.memory is None:
         return int(free(device) * SHARE)
     return max(0, min(spec.memory - taken, free(device)))
-
-
-def read(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint. Raises BadCheckpointError, OSError."""
-    files = checkpoint.weight_files(folder)
-    return {name: tensor for file in files for name, tensor in checkpoint.read_tensors(folder / file).items()}
 
 
 def gigabytes(size: int) -> str:

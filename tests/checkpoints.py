@@ -25,14 +25,14 @@ VOCABULARY = 400
 CONTEXT = 4096
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 SPECIAL_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-#: What most tiny models have in common.
+#: What most tiny models have in common. vLLM's attention on the CPU takes no heads that are smaller.
 SIZES = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "max_position_embeddings": CONTEXT,
     **SPECIAL_IDS,
 }
@@ -81,14 +81,14 @@ def _gpt2() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4, **SPECIAL_IDS)
+        GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=64, n_layer=2, n_head=2, **SPECIAL_IDS)
     )
 
 
 def _opt() -> Any:
     from transformers import OPTConfig, OPTForCausalLM
 
-    return OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32))
+    return OPTForCausalLM(OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=64))
 
 
 def _qwen2() -> Any:
@@ -100,7 +100,7 @@ def _qwen2() -> Any:
 def _qwen3() -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8))
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32))
 
 
 def _qwen3_omni() -> Any:
@@ -108,8 +108,9 @@ def _qwen3_omni() -> Any:
     from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeForConditionalGeneration
 
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-    text = SIZES | experts | {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}
-    code = {k: v for k, v in SIZES.items() if k != "vocab_size"} | {"vocab_size": 64, "head_dim": 8}
+    heads = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text = SIZES | heads | experts | {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}
+    code = {k: v for k, v in (SIZES | heads).items() if k != "vocab_size"} | {"vocab_size": 64, "head_dim": 8}
     config = Qwen3OmniMoeConfig(
         thinker_config={
             "audio_config": {

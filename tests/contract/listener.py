@@ -61,6 +61,13 @@ class Listener:
         self.engine.submit(request)
         return self.answer(request.id)
 
+    def forget(self) -> None:
+        """Begin anew, for the next test. A last answer comes after all that aborted requests may yet say."""
+        self.ask(make_request("the last of a test", max_tokens=1))
+        with self._changed:
+            self.chunks.clear()
+            self.steps = 0
+
     def _listen(self) -> None:
         try:
             for step in self.engine.steps():

@@ -1,0 +1,37 @@
+"""What a library's child processes said before they died: the reason, which the parent is never told.
+
+vLLM computes in a child that it forks, and its parent learns no more than that the child is gone ("see root cause
+above"). The child logs the exception, but sets up its log's handlers anew; what makes the records it leaves alone. So
+ours does, and writes exceptions into a file without a name, which the fork shares and the parent reads.
+"""
+
+import logging
+import os
+import tempfile
+from typing import Any
+
+#: How much is read, in bytes, and kept of one exception, whose text can hold a whole configuration.
+MOST, MOST_OF_ONE = 1 << 16, 1 << 12
+
+
+class LastWords:
+    """Listens to a library's loggers, in this process and in those that it forks."""
+
+    def __init__(self, library: str) -> None:
+        self._library = library
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the engine is
+        self._make = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(self._record)
+
+    def heard(self) -> list[str]:
+        """The exceptions so far, the first first."""
+        said = os.pread(self._file.fileno(), MOST, 0)
+        return [line.decode(errors="replace") for line in said.split(b"\0") if line]
+
+    def _record(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = self._make(*args, **kwargs)
+        if record.name.partition(".")[0] == self._library and record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            said = f"{type(error).__name__}: {error}".encode(errors="replace")
+            os.write(self._file.fileno(), said[:MOST_OF_ONE] + b"\0")
+        return record

@@ -1,0 +1,136 @@
+"""One answer under vLLM: what is asked of it, and what becomes of the ids that it says."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from inference import checkpoint
+from inference.detok import Detokenizer, Vocabulary
+from inference.prompts import Prompt
+from inference.protocol import Chunk, Failure, Logprob, Request
+from inference.text import Piece
+
+#: Spreads the seeds of continuations, so that no two of one answer, nor those of neighbouring seeds, are the same.
+MIX = 0x9E3779B97F4A7C15
+
+
+class Words(NamedTuple):
+    """A model's vocabulary, and the tokens by which it says that it has finished."""
+
+    vocabulary: Vocabulary
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, folder: Path, config: dict[str, Any], tokenizer: Any) -> Self:
+        """Ends are what the tokenizer, the configuration of its generation, or else its own, says."""
+        ends: set[int] = set()
+        generation = checkpoint.read_json(folder / "generation_config.json")
+        configured = generation.get("eos_token_id", checkpoint.language(config).get("eos_token_id"))
+        for said in (configured, tokenizer.eos_token_id):
+            ends.update(said if isinstance(said, list) else [] if said is None else [said])
+        return cls(Vocabulary(tokenizer, ends), tuple(sorted(ends)))
+
+
+class Answer:
+    """A request on its way. `over`: nothing more is to come of it."""
+
+    def __init__(self, request: Request, number: str, words: Words) -> None:
+        self.request = request
+        self.number = number  #: vLLM's name for it; a job's id may come again
+        self.over = False
+        self.prompt_tokens = 0
+        self.budget = 0
+        self._words = words
+
+    def begin(self, prompt: Prompt) -> None:
+        """Take the prompt's tokens."""
+        self.prompt_tokens, self.budget = prompt.tokens, prompt.budget
+        self._ids = prompt.ids
+        self._detokenizer = Detokenizer(self._words.vocabulary, prompt.ids, prompt.stop)
+
+    def given(self) -> Any:
+        """The prompt, as vLLM takes it."""
+        from vllm.inputs import tokens_input
+
+        return tokens_input(self._ids)
+
+    def params(self) -> Any:
+        """The request in vLLM's words. Stop strings are not told: they are ours."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        sampling = self.request.sampling
+        return SamplingParams(
+            max_tokens=self.budget,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            seed=_seed(self.request),
+            stop_token_ids=None if sampling.ignore_eos else list(self._words.ends),
+            ignore_eos=sampling.ignore_eos,
+            logprobs=sampling.logprobs,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+    def take(self, output: Any) -> Chunk | None:
+        """vLLM's next tokens. None while nothing may be given out."""
+        said = output.outputs[0]
+        logprobs = said.logprobs or [None] * len(said.token_ids)
+        piece = Piece()
+        for token, likely in zip(said.token_ids, logprobs, strict=True):
+            piece += self._detokenizer.feed(token, () if likely is None else (self._told(token, likely),))
+        if self._detokenizer.stopped:
+            return piece.chunk(self.request.id, self.prompt_tokens, "stop")
+        if said.finish_reason in ("stop", "length"):
+            piece += self._detokenizer.flush()
+            return piece.chunk(self.request.id, self.prompt_tokens, said.finish_reason)
+        if said.finish_reason is not None:
+            return self.fail(Failure(Failure.ENGINE_FAILED, f"vLLM ended the request: {said.finish_reason}."))
+        return piece.chunk(self.request.id, self.prompt_tokens) if piece.count else None
+
+    def _told(self, token: int, likely: Any) -> Logprob:
+        """vLLM tells the token that was drawn, and beside it the likeliest, by rank."""
+        ranked = sorted(likely.items(), key=lambda item: item[1].rank)[: self.request.sampling.logprobs]
+        return self._words.vocabulary.logprob(
+            token, likely[token].logprob, [(other, about.logprob) for other, about in ranked]
+        )
+
+    def ended(self) -> Chunk | None:
+        """Its only chunk, where there is nothing left to generate, or no way to go on."""
+        sampling = self.request.sampling
+        if self.budget <= 0:
+            return Chunk(self.request.id, prompt_tokens=self.prompt_tokens, finish="length")
+        if self.request.emitted.count and (sampling.presence_penalty or sampling.frequency_penalty):
+            return self.fail(
+                Failure(
+                    Failure.WORKER_LOST,
+                    "The worker was lost within the answer, and vLLM cannot go on with one that has a presence or "
+                    "frequency penalty. Ask again, or use repetition_penalty.",
+                )
+            )
+        return None
+
+    def fail(self, failure: Failure) -> Chunk:
+        """Its last chunk."""
+        return Chunk(self.request.id, prompt_tokens=self.prompt_tokens, error=failure)
+
+
+def _seed(request: Request) -> int | None:
+    """A continuation draws from a stream of its own, which follows from the seed and the place."""
+    seed, place = request.sampling.seed, request.emitted.count
+    if seed is None or not place:
+        return seed
+    return (seed * MIX + place) % (1 << 63)
+
+
+async def trial(engine: Any, words: Words) -> None:
+    """Have two tokens generated. Raises what vLLM does."""
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import SamplingParams
+
+    given = tokens_input(list(words.vocabulary.anchor) * 8)
+    async for _ in engine.generate(given, SamplingParams(max_tokens=2, ignore_eos=True, detokenize=False), "trial"):
+        pass
