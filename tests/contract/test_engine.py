@@ -42,16 +42,16 @@ def tiny_model(checkpoints: Checkpoints) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Iterator[dict[Spec, Listener]]:
+def shared() -> Iterator[dict[tuple[str, int], Listener]]:
     """The engines that tests share."""
-    listeners: dict[Spec, Listener] = {}
+    listeners: dict[tuple[str, int], Listener] = {}
     yield listeners
     for listener in listeners.values():
         listener.__exit__()
 
 
 @pytest.fixture(params=ENGINES)
-def load(request: pytest.FixtureRequest, shared: dict[Spec, Listener]) -> Iterator[Load]:
+def load(request: pytest.FixtureRequest, shared: dict[tuple[str, int], Listener]) -> Iterator[Load]:
     """Loads an engine with so many slots, and closes it after the test, or hands it on as it was."""
     kind = str(request.param)
     engine = kind.split()[-1]
@@ -61,13 +61,13 @@ def load(request: pytest.FixtureRequest, shared: dict[Spec, Listener]) -> Iterat
     may_share = engine in SHARED and request.node.get_closest_marker("breaks_the_engine") is None
 
     def load(slots: int = 2) -> Listener:
+        if may_share and (listener := shared.get((engine, slots))):
+            lent.append(listener)
+            return listener
         spec = Spec(engine, str(path) if path else None, slots)
-        if spec in shared and may_share:
-            lent.append(shared[spec])
-            return shared[spec]
         listener = Listener(_remote(spec) if "remote" in kind else _in_process(spec)).__enter__()
         if may_share:
-            shared[spec] = listener
+            shared[engine, slots] = listener
         (lent if may_share else own).append(listener)
         return listener
 
