@@ -28,6 +28,11 @@ class LastWords:
         said = os.pread(self._file.fileno(), MOST, 0)
         return [line.decode(errors="replace") for line in said.split(b"\0") if line]
 
+    def close(self) -> None:
+        """Listen no more."""
+        logging.setLogRecordFactory(self._make)
+        self._file.close()
+
     def _record(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
         if record.name.partition(".")[0] == self._library and record.exc_info and record.exc_info[1] is not None:

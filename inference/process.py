@@ -4,29 +4,43 @@ For engines, and for any other child that may hold much or have children of its 
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GUARD = str(Path(__file__).with_name("guard.py"))
+#: What the name of a process's temporary folder begins with; its owner's process id follows.
+SCRATCH = "tokenyard-"
 #: How often a group that was killed is looked at, in seconds.
 POLL = 0.01
 #: How long to wait for a killed group: freeing tens of gigabytes takes the kernel seconds.
 KILL_TIMEOUT = 60.0
 
 
-def spawn(argv: Sequence[str], *, pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None) -> "Process":
+def spawn(
+    argv: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    scratch: bool = False,
+) -> "Process":
     """Start a program under a guard, in a session and process group of its own.
 
     `argv[0]` is a path. `pass_fds` keep their numbers in the child; the caller closes its own copies. The child's
     output goes to this process's stderr, and its input is empty. Descriptors of ours do not leak into it, nor does
-    the life line leak into other children (it is close-on-exec), so only this process holds it.
+    the life line leak into other children (it is close-on-exec), so only this process holds it. With `scratch`, its
+    temporary files lie in a folder that goes with it: a library that is killed leaves sockets and more behind.
     """
+    folder = _make_scratch() if scratch else None
+    if folder is not None:
+        env = {**(os.environ if env is None else env), "TMPDIR": str(folder)}
     ours, theirs = socket.socketpair()
     with theirs:
         leader = subprocess.Popen(
@@ -37,17 +51,27 @@ def spawn(argv: Sequence[str], *, pass_fds: Sequence[int] = (), env: Mapping[str
             pass_fds=(theirs.fileno(), *pass_fds),
             env=env,
         )
-    return Process(leader, ours)
+    return Process(leader, ours, folder)
+
+
+def _make_scratch() -> Path:
+    """A folder named after this process. Those of owners that are gone, by SIGKILL, go too."""
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        owner = left.name.removeprefix(SCRATCH).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{SCRATCH}{os.getpid()}-"))
 
 
 class Process:
     """A guarded process group. `pgid` is also the guard's process id."""
 
-    def __init__(self, leader: "subprocess.Popen[bytes]", life: socket.socket) -> None:
+    def __init__(self, leader: "subprocess.Popen[bytes]", life: socket.socket, scratch: Path | None = None) -> None:
         self.pgid = leader.pid
         self.returncode: int | None = None  #: the program's; minus a signal's number; None: nobody could tell
         self._leader = leader
         self._life = life
+        self._scratch = scratch
         self._lock = threading.Lock()
         self._gone = threading.Event()
         threading.Thread(target=self._attend, name=f"attend-{self.pgid}", daemon=True).start()
@@ -92,6 +116,8 @@ class Process:
             self._leader.wait()
             self.returncode = self._status()
             self._life.close()
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
             self._gone.set()
 
     def _status(self) -> int | None:

@@ -155,7 +155,7 @@ def _start() -> tuple[Process, Writer, BinaryIO]:
     step_out, step_in = os.pipe()
     argv = [sys.executable, "-m", "inference.host", str(command_out), str(step_in)]
     try:
-        process = spawn(argv, pass_fds=(command_out, step_in), env=_environment())
+        process = spawn(argv, pass_fds=(command_out, step_in), env=_environment(), scratch=True)
     except BaseException:
         os.close(command_in)
         os.close(step_out)

@@ -98,6 +98,7 @@ class VllmEngine:
             return
         self._desk.shutdown(cancel_futures=True)
         self._engine.shutdown(timeout=0)
+        self._heard.close()
         self._out.put(None)
         self._loop.call_soon_threadsafe(self._loop.stop)
 

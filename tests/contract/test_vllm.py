@@ -112,9 +112,12 @@ def test_a_greedy_answer_goes_on_in_float32_as_if_it_had_never_been_cut(
     kwargs = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True} | kwargs
     whole = starter.ask(sampled("whole", **kwargs))  # type: ignore[arg-type]
     assert not any("\ufffd" in chunk.text for chunk in whole)
-    for cut in range(1, len(whole), 7):
-        name = f"from {cut}"
-        rest = starter.ask(sampled(name, emitted=emitted_by(whole[:cut]), **kwargs))  # type: ignore[arg-type]
+    cuts = {f"from {cut}": cut for cut in range(1, len(whole), 4)}
+    for name, cut in cuts.items():
+        starter.engine.submit(sampled(name, emitted=emitted_by(whole[:cut]), **kwargs))  # type: ignore[arg-type]
+    starter.answer(*cuts)
+    for name, cut in cuts.items():
+        rest = starter.of(name)
         assert emitted_by(whole[:cut] + rest) == emitted_by(whole)
         assert rest[-1].prompt_tokens == whole[-1].prompt_tokens
 
@@ -123,7 +126,6 @@ def test_characters_of_several_tokens_come_whole(starter: Listener) -> None:
     chunks = starter.ask(sampled("emoji", prompt=EMOJI, temperature=0.0, max_tokens=32, ignore_eos=True))
     assert any(chunk.count > 1 for chunk in chunks[:-1])
     assert any(ord(letter) > 0x2000 for letter in starter.text("emoji"))
-    assert EMOJI not in starter.text("emoji")[: len(EMOJI)] or starter.text("emoji").count("😀") > 1
 
 
 def test_a_stop_string_over_several_tokens_ends_the_answer_and_its_slot(starter: Listener) -> None:
@@ -158,13 +160,13 @@ def test_a_filter_that_leaves_one_token_is_greedy(starter: Listener, narrow: dic
 
 
 @pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
-def test_a_penalty_changes_an_answer_that_repeats_itself(starter: Listener, penalty: str) -> None:
-    prompt = "dog dog dog dog dog dog"
-    for request_id, penalties in (("plain", {}), ("penalized", {penalty: 2.0})):
-        sampling = {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True} | penalties
-        starter.ask(sampled(request_id, prompt=prompt, **sampling))  # type: ignore[arg-type]
-    assert starter.text("plain") == " dog" * 16
-    assert starter.text("penalized").count("dog") < 8
+def test_a_penalty_makes_an_answer_repeat_itself_less(starter: Listener, penalty: str) -> None:
+    different = []
+    for request_id, value in (("plain", {}), ("penalized", {penalty: 2.0})):
+        sampling = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True} | value
+        chunks = starter.ask(sampled(request_id, prompt="red, blue, red, blue, red, blue,", **sampling))  # type: ignore[arg-type]
+        different.append(len(set(emitted_by(chunks).ids)))
+    assert different[0] < different[1]
 
 
 def test_an_answer_with_penalties_that_ignore_the_prompt_starts_but_does_not_go_on(starter: Listener) -> None:

@@ -2,13 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from inference.process import Process, members, spawn
+from inference.process import SCRATCH, Process, members, spawn
 
 DEADLINE = 30.0
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,3 +122,18 @@ def test_a_program_that_is_not_there_ends_at_once() -> None:
     process = spawn(["/does/not/exist"])
     assert process.wait(DEADLINE)
     assert process.returncode is None
+
+
+def test_temporary_files_go_with_the_process_and_those_of_owners_that_were_killed_with_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    (tmp_path / f"{SCRATCH}{gone.pid}-left" / "deep").mkdir(parents=True)
+    (tmp_path / f"{SCRATCH}{os.getpid()}-ours").mkdir()
+    process = spawn([sys.executable, "-c", f"import tempfile; tempfile.mkdtemp(); {SLEEPER}"], scratch=True)
+    wait_until(lambda: list(tmp_path.glob("*/*")))
+    assert len(list(tmp_path.iterdir())) == 2
+    process.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SCRATCH}{os.getpid()}-ours"]
