@@ -5,6 +5,7 @@ Nothing here runs a model's own code: `auto_map` is never followed, and the hub 
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,10 @@ class Prompter:
 
     def prompt(self, request: Request) -> Prompt:
         """Raises RefusedError: the template does, the schema is none, or the prompt leaves no room."""
+        if request.embed:
+            raise RefusedError(
+                Failure.INVALID_REQUEST, "This model's engine makes no vectors of texts. Take a GGUF form of the model."
+            )
         stop = request.sampling.stop
         if request.sampling.schema is not None and (fault := schema.fault(request.sampling.schema)) is not None:
             raise RefusedError(fault.code, fault.message)
@@ -120,7 +125,7 @@ def load_tokenizer(folder: Path) -> Any:
         log.warning("tokenizer.unreadable", folder=str(folder), reason=repr(error))
         raise LoadError(
             "bad_model",
-            f"The tokenizer in {folder} cannot be read ({_first_line(error)}). Pull the model again; if that does not "
+            f"The model's tokenizer cannot be read ({_first_line(error)}). Pull the model again; if that does not "
             "help, its tokenizer needs code of its own, which is never run here.",
         ) from None
     return tokenizer
@@ -138,4 +143,4 @@ def load_template(folder: Path, tokenizer: Any) -> str | None:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return re.sub(r"/\S+/", "", lines[0])[:200] if lines else type(error).__name__

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from inference import checkpoint
+from inference import checkpoint, schema
 from inference.detok import Detokenizer, Vocabulary
 from inference.prompts import Prompt
 from inference.protocol import Chunk, Failure, Logprob, Request
 from inference.text import Piece
-
-#: Spreads the seeds of continuations, so that no two of one answer, nor those of neighbouring seeds, are the same.
-MIX = 0x9E3779B97F4A7C15
 
 
 class Words(NamedTuple):
@@ -18,16 +15,17 @@ class Words(NamedTuple):
 
     vocabulary: Vocabulary
     ends: tuple[int, ...]
+    size: int  #: ids from here on are nobody's
 
     @classmethod
-    def of(cls, folder: Path, config: dict[str, Any], tokenizer: Any) -> Self:
+    def of(cls, folder: Path, config: dict[str, Any], tokenizer: Any, size: int) -> Self:
         """Ends are what the tokenizer, the configuration of its generation, or else its own, says."""
         ends: set[int] = set()
         generation = checkpoint.read_json(folder / "generation_config.json")
         configured = generation.get("eos_token_id", checkpoint.language(config).get("eos_token_id"))
         for said in (configured, tokenizer.eos_token_id):
             ends.update(said if isinstance(said, list) else [] if said is None else [said])
-        return cls(Vocabulary(tokenizer, ends), tuple(sorted(ends)))
+        return cls(Vocabulary(tokenizer, ends), tuple(sorted(ends)), size)
 
 
 class Answer:
@@ -55,9 +53,10 @@ class Answer:
 
     def params(self) -> Any:
         """The request in vLLM's words. Stop strings are not told: they are ours."""
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
         sampling = self.request.sampling
+        form = sampling.schema
         return SamplingParams(
             max_tokens=self.budget,
             temperature=sampling.temperature,
@@ -67,10 +66,12 @@ class Answer:
             repetition_penalty=sampling.repetition_penalty,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
-            seed=_seed(self.request),
+            seed=sampling.seed,
             stop_token_ids=None if sampling.ignore_eos else list(self._words.ends),
             ignore_eos=sampling.ignore_eos,
             logprobs=sampling.logprobs,
+            logit_bias={token: value for token, value in sampling.logit_bias if token < self._words.size} or None,
+            structured_outputs=None if form is None else StructuredOutputsParams(grammar=schema.grammar(form)),
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -103,12 +104,12 @@ class Answer:
         sampling = self.request.sampling
         if self.budget <= 0:
             return Chunk(self.request.id, prompt_tokens=self.prompt_tokens, finish="length")
-        if self.request.emitted.count and (sampling.presence_penalty or sampling.frequency_penalty):
+        if self.request.emitted.count and (sampling.presence_penalty or sampling.frequency_penalty or sampling.schema):
             return self.fail(
                 Failure(
                     Failure.WORKER_LOST,
                     "The worker was lost within the answer, and vLLM cannot go on with one that has a presence or "
-                    "frequency penalty. Ask again, or use repetition_penalty.",
+                    "frequency penalty, or a form. Ask again; of penalties, repetition_penalty can be continued.",
                 )
             )
         return None
@@ -118,12 +119,11 @@ class Answer:
         return Chunk(self.request.id, prompt_tokens=self.prompt_tokens, error=failure)
 
 
-def _seed(request: Request) -> int | None:
-    """A continuation draws from a stream of its own, which follows from the seed and the place."""
-    seed, place = request.sampling.seed, request.emitted.count
-    if seed is None or not place:
-        return seed
-    return (seed * MIX + place) % (1 << 63)
+def is_refusal(error: Exception) -> bool:
+    """Whether vLLM says that a request, and not vLLM, is at fault."""
+    from vllm.exceptions import VLLMClientError
+
+    return isinstance(error, VLLMClientError | ValueError)
 
 
 async def trial(engine: Any, words: Words) -> None:

@@ -3,8 +3,8 @@
 vLLM takes token ids and gives token ids. Three things are ours: prompts, text (`detok`), and the end of an answer at a
 stop string. Its own loop runs on a thread; what it says of each request in one step leaves as one list of chunks.
 
-vLLM's presence and frequency penalties do not count tokens of the prompt, so an answer under them cannot go on from
-emitted tokens. What a death of vLLM's process looks like from here, see `lastwords`.
+vLLM's presence and frequency penalties do not count tokens of the prompt, and a grammar begins with the answer: under
+either, an answer cannot go on from emitted tokens. For what a death of vLLM's process looks like, see `lastwords`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from inference import vllmload
 from inference.errors import EngineDiedError
 from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
-from inference.vllmanswer import Answer, Words, trial
+from inference.vllmanswer import Answer, Words, is_refusal, trial
 
 log = structlog.get_logger()
 
@@ -41,7 +41,8 @@ class VllmEngine:
         tokenizer = load_tokenizer(folder)
         self._engine = loaded.engine
         self._heard = loaded.words
-        self._words = Words.of(folder, loaded.source.config, tokenizer)
+        size = int(self._engine.model_config.get_vocab_size())
+        self._words = Words.of(folder, loaded.source.config, tokenizer, size)
         self._prompter = Prompter(tokenizer, load_template(folder, tokenizer), loaded.context)
         self._lock = threading.Lock()
         self._answers: dict[str, Answer] = {}
@@ -171,11 +172,10 @@ class VllmEngine:
             collector = await self._engine.add_request(
                 answer.number, answer.given(), answer.params(), priority=answer.request.priority
             )
-        except ValueError as error:  # vLLM's own check of the request
-            self._tell(answer, answer.fail(Failure(Failure.INVALID_REQUEST, f"vLLM refuses this request: {error}")))
-            return
         except Exception as error:
-            if not self._engine.errored:  # else the watch says so, for all
+            if is_refusal(error):
+                self._tell(answer, answer.fail(Failure(Failure.INVALID_REQUEST, f"vLLM refuses this request: {error}")))
+            elif not self._engine.errored:  # else the watch says so, for all
                 log.exception("vllm.request_failed", request=answer.request.id)
                 self._tell(answer, answer.fail(Failure(Failure.ENGINE_FAILED, f"vLLM failed over it: {error!r}")))
             return

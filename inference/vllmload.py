@@ -110,6 +110,9 @@ class _Vllm:
         if not self.platform.is_cpu():
             return import_module("vllm.v1.executor").Executor.get_class(config)
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        # Eager is not all: the first request with log probabilities, or top_p, would have a compiler run for 20 s.
+        compiler: Any = import_module("torch._dynamo.config")
+        compiler.disable = True
         config.parallel_config.distributed_executor_backend = "uni"
         return import_module("vllm.v1.executor.uniproc_executor").UniProcExecutor
 
@@ -184,7 +187,7 @@ def _configure(spec: Spec, source: Source, vllm: _Vllm, arguments: dict[str, Any
             max_model_len=-1,  # the model's own, or what the cache holds
             max_num_seqs=spec.slots,
             scheduling_policy="priority",
-            skip_tokenizer_init=True,  # `prompts` and `detok` have it, once
+            structured_outputs_config={"backend": "guidance"},  # what `schema` writes for
             generation_config="vllm",  # a model's own defaults are not for the engine to add
             trust_remote_code=False,
             disable_log_stats=True,

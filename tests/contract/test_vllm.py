@@ -25,6 +25,14 @@ pytestmark = needs("vllm", "torch")
 CAPITAL = (Message("user", "What is the capital of France?"),)
 #: Its answer is made of characters that take several tokens each.
 EMOJI = "😀 世界 😀 世界 😀 世界 😀"
+FORM = json.dumps(
+    {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}, "people": {"type": "integer", "maximum": 999}},
+        "required": ["city", "people"],
+        "additionalProperties": False,
+    }
+)
 OWNER = """
 import sys
 from inference.protocol import Spec
@@ -144,15 +152,6 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(starter: L
     assert starter.text("a") == starter.text("b") != starter.text("c")
 
 
-def test_a_seeded_continuation_is_repeatable_and_does_not_draw_the_same_again(starter: Listener) -> None:
-    sampling = {"temperature": 1.5, "seed": 1, "max_tokens": 20, "ignore_eos": True}
-    first = emitted_by(starter.ask(sampled("a", **sampling))[:6])  # type: ignore[arg-type]
-    for request_id in ("b", "c"):
-        starter.ask(sampled(request_id, emitted=first, **sampling))  # type: ignore[arg-type]
-    assert starter.text("b") == starter.text("c")
-    assert not starter.text("b").startswith(first.text[:8])
-
-
 @pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}], ids=["top_k", "top_p", "min_p"])
 def test_a_filter_that_leaves_one_token_is_greedy(starter: Listener, narrow: dict[str, object]) -> None:
     starter.ask(sampled("hot", temperature=2.0, max_tokens=12, **narrow))  # type: ignore[arg-type]
@@ -169,12 +168,33 @@ def test_a_penalty_makes_an_answer_repeat_itself_less(starter: Listener, penalty
     assert different[0] < different[1]
 
 
-def test_an_answer_with_penalties_that_ignore_the_prompt_starts_but_does_not_go_on(starter: Listener) -> None:
-    sampling = {"temperature": 0.0, "max_tokens": 8, "presence_penalty": 0.5}
+@pytest.mark.parametrize("what", [{"presence_penalty": 0.5}, {"schema": FORM}], ids=["penalty", "form"])
+def test_what_counts_from_the_answers_beginning_starts_but_does_not_go_on(
+    starter: Listener, what: dict[str, object]
+) -> None:
+    sampling = {"temperature": 0.0, "max_tokens": 8} | what
     whole = starter.ask(sampled("a", **sampling))  # type: ignore[arg-type]
     assert whole[-1].finish is not None
     failed = starter.ask(sampled("b", emitted=emitted_by(whole[:2]), **sampling))  # type: ignore[arg-type]
     assert [chunk.error.code for chunk in failed if chunk.error] == ["worker_lost"]
+
+
+def test_an_answer_fits_the_schema_that_was_asked_for(starter: Listener) -> None:
+    chunks = starter.ask(sampled("a", temperature=0.0, max_tokens=64, schema=FORM))
+    assert chunks[-1].finish == "stop"
+    assert list(json.loads(starter.text("a"))) == ["city", "people"]
+
+
+def test_a_schema_that_cannot_be_kept_to_is_refused(starter: Listener) -> None:
+    failed = starter.ask(sampled("a", schema='{"type": "strange"}'))
+    assert [chunk.error.code for chunk in failed if chunk.error] == ["invalid_request"]
+
+
+def test_a_bias_decides_what_is_drawn(starter: Listener) -> None:
+    first = starter.ask(sampled("plain", temperature=0.0, max_tokens=1, logprobs=2))[0].logprobs[0]
+    bias = ((first.id, -100.0), (10**9, 5.0))
+    starter.ask(sampled("biased", temperature=0.0, max_tokens=1, logit_bias=bias))
+    assert starter.text("biased") == first.top[1].text
 
 
 def test_log_probabilities_come_with_each_token(starter: Listener) -> None:
