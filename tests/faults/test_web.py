@@ -45,6 +45,7 @@ def test_the_web_process_killed_between_commit_and_send(yard: Yard, ledger: Ledg
     assert {yard.job(row.id)["status"] for row in rows} == {"succeeded"}
 
 
+@pytest.mark.faults
 def test_a_rolling_restart_of_all(yard: Yard, ledger: Ledger) -> None:
     jobs = [ledger.submit(max_tokens=150, scripted_tokens_per_second=10) for _ in range(3)]
     for job_id in jobs:
