@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.errors import UnavailableError
+from app.errors import BadSettingsError, UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +25,9 @@ class Database:
     """Opens transactions. `read()` sees one snapshot; `write()` takes SQLite's write lock at its beginning."""
 
     def __init__(self, url: str) -> None:
-        self._engine = _create_engine(make_url(url))
+        """Connects to nothing yet. Raises BadSettingsError."""
+        with _understood():
+            self._engine = _create_engine(make_url(url))
         self._reader = sessionmaker(self._engine, expire_on_commit=False)
         self._writer = sessionmaker(
             self._engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False, autoflush=False
@@ -86,6 +88,21 @@ def _available() -> Iterator[None]:
             "database_unavailable",
             "The database does not answer. Try again in a few seconds; operators find the reason in the log.",
         ) from error
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.ArgumentError:
+        raise BadSettingsError(
+            "DATABASE_URL is not the URL of a database: it has the form sqlite:////folder/jobs.db or "
+            "postgresql+psycopg://user@host/name. Without it, jobs are kept in DATA_DIR."
+        ) from None
+    except ModuleNotFoundError as error:
+        raise BadSettingsError(
+            f"DATABASE_URL needs the Python package '{error.name}': .venv/bin/pip install '{error.name}'"
+        ) from None
 
 
 def _create_engine(url: URL) -> sa.Engine:

@@ -1,25 +1,44 @@
 """Migrations, with a backup first."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy.engine import make_url
 
 from app.cli.backup import copy
 from app.database import Database
+from app.errors import TokenyardError
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class BadDatabaseError(TokenyardError):
+    """The database cannot be used as it is."""
+
+    code = "bad_database"
+
+
 #: How many backups of earlier versions stay.
 KEPT = 5
 
 
 def migrate(settings: Settings) -> str:
-    """Applies what is missing; says what it did."""
+    """Applies what is missing; says what it did. Raises BadDatabaseError."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with _explained(settings):
+        return _migrate(settings)
+
+
+def _migrate(settings: Settings) -> str:
     database = Database(settings.database_url)
     try:
         current, head = versions(settings, database)
@@ -30,6 +49,34 @@ def migrate(settings: Settings) -> str:
     saved = _backup(settings, current) if current else ""
     command.upgrade(_config(settings), "head")
     return f"The database is now at version {head}.{saved}"
+
+
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise BadDatabaseError(
+            f"The database at {_where(settings)} was made by a later version of Tokenyard ({error}). Update Tokenyard, or start "
+            f"with another DATA_DIR."
+        ) from error
+    except sa.exc.DatabaseError as error:
+        raise BadDatabaseError(
+            f"The database at {_where(settings)} cannot be used: {error.orig}. {_remedy(error)}"
+        ) from error
+
+
+def _where(settings: Settings) -> str:
+    return make_url(settings.database_url).render_as_string(hide_password=True)
+
+
+def _remedy(error: sa.exc.DatabaseError) -> str:
+    reason = str(error.orig)
+    if "full" in reason or "disk I/O" in reason:
+        return "Free some space on its disk, or take another: make up DATA_DIR=…"
+    if "not a database" in reason or "malformed" in reason:
+        return "Move the file away: a new one is made, and DATA_DIR/backups may hold an earlier one."
+    return "Check that it runs, that it may be written to, and DATABASE_URL."
 
 
 def versions(settings: Settings, database: Database) -> tuple[str | None, str | None]:

@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
-from app.errors import TokenyardError
+from app.errors import BadSettingsError, TokenyardError
 from app.settings import Settings
 
 #: In the environment of every process of a stack: its data folder. This is how none is overlooked.
@@ -26,9 +26,8 @@ class PlaceTakenError(TokenyardError):
 
 @contextmanager
 def hold(settings: Settings) -> Iterator[None]:
-    """Keeps a data folder to one stack. Raises PlaceTakenError."""
-    settings.lock_dir.mkdir(parents=True, exist_ok=True)
-    with (settings.lock_dir / "up.lock").open("a") as file:
+    """Keeps a data folder to one stack. Raises PlaceTakenError, BadSettingsError."""
+    with _open(settings) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -39,8 +38,22 @@ def hold(settings: Settings) -> Iterator[None]:
         yield
 
 
+def _open(settings: Settings) -> TextIO:
+    try:
+        settings.lock_dir.mkdir(parents=True, exist_ok=True)
+        return (settings.lock_dir / "up.lock").open("a")
+    except OSError as error:
+        raise BadSettingsError(
+            f"DATA_DIR={settings.data_dir} cannot be used ({error.strerror}). Take another: make up DATA_DIR=…"
+        ) from error
+
+
 def check_port(settings: Settings) -> None:
-    """Raises PlaceTakenError."""
+    """Raises PlaceTakenError, BadSettingsError."""
+    try:
+        socket.getaddrinfo(settings.host, settings.port)
+    except OSError as error:
+        raise BadSettingsError(f"HOST={settings.host} is no address of this machine. Take 127.0.0.1.") from error
     if not is_free(settings.port, settings.host):
         raise PlaceTakenError(
             f"Port {settings.port} is in use. Stop what listens there, or take another: "

@@ -41,7 +41,7 @@ def add_starter(settings: Settings) -> str:
     try:
         if _has(catalog, NAME):
             return f"The starter model {NAME} is here."
-        path = settings.starter_gguf or _fetch(settings.models_dir / NAME / Path(MEMBER).name)
+        path = settings.starter_gguf or _fetched(settings.models_dir / NAME / Path(MEMBER).name)
         import_model(settings, catalog, path.absolute(), NAME, source="starter")
     finally:
         database.close()
@@ -88,6 +88,14 @@ def _convert(gguf: Path, folder: Path, env: Mapping[str, str]) -> Path:
         reason = done.stdout.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise StarterError(f"The starter model {BF16} could not be made ({reason[0]}). Later: tokenyard starter")
     return folder
+
+
+def _fetched(target: Path) -> Path:
+    try:
+        return _fetch(target)
+    except OSError as error:
+        reason = f"{error.strerror}: {target.parent}"
+        raise StarterError(f"The starter model could not be kept ({reason}). Later: tokenyard starter") from error
 
 
 def _fetch(target: Path) -> Path:
