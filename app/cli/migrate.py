@@ -57,8 +57,8 @@ def _explained(settings: Settings) -> Iterator[None]:
         yield
     except CommandError as error:
         raise BadDatabaseError(
-            f"The database at {_where(settings)} was made by a later version of Tokenyard ({error}). Update Tokenyard, or start "
-            f"with another DATA_DIR."
+            f"The database at {_where(settings)} was made by a later version of Tokenyard ({error}). Update Tokenyard, "
+            "or start with another DATA_DIR."
         ) from error
     except sa.exc.DatabaseError as error:
         raise BadDatabaseError(
