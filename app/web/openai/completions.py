@@ -1,6 +1,7 @@
 """POST /v1/completions: texts to go on with. Several prompts are several jobs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -12,11 +13,12 @@ from app.errors import InvalidRequestError
 from app.events import Ended, Token, Usage
 from app.models import Job
 from app.web import sse
-from app.web.current import here
+from app.web.current import Site, here
 from app.web.errors import translating
-from app.web.held import events_of, gathered, opened
+from app.web.held import abandon, events_of, gathered, opened
 from app.web.openai import shapes, stream
 from app.web.openai.schemas import CompletionBody
+from app.web.schemas import GenerateBody
 from app.web.stream import Events
 from app.web.submit import submit_generation
 
@@ -32,13 +34,35 @@ def create_completion(body: CompletionBody) -> Response:
         requests = body.translated()
     if body.stream and len(requests) > 1:
         raise InvalidRequestError("One prompt is streamed at a time; send several requests.", param="prompt")
-    jobs = [submit_generation(site.kernel, request, held=not request.detach) for request in requests]
+    jobs = _submitted(site, requests)
     g.job_id = ", ".join(job.id for job in jobs)
     followed = [events_of(site, job) for job in jobs]
     if body.stream:
         return sse.closing(_chunks(jobs[0], body, opened(followed[0], jobs[0].timeout)), followed[0])
-    answers = [gathered(events, job.timeout) for job, events in zip(jobs, followed, strict=True)]
+    with _leaving_none(site, jobs):
+        answers = [gathered(events, job.timeout) for job, events in zip(jobs, followed, strict=True)]
     return jsonify(_whole(jobs, body, answers))
+
+
+def _submitted(site: Site, requests: Sequence[GenerateBody]) -> list[Job]:
+    jobs: list[Job] = []
+    with _leaving_none(site, jobs):
+        for request in requests:
+            job = submit_generation(site.kernel, request, held=not request.detach)
+            jobs.append(job)
+    return jobs
+
+
+@contextmanager
+def _leaving_none(site: Site, jobs: list[Job]) -> Iterator[None]:
+    """Where one of several prompts fails the request, nobody hears the others: they end as if their client hung up."""
+    try:
+        yield
+    except BaseException:
+        for job in jobs:
+            if job.held:
+                abandon(site, job.id)
+        raise
 
 
 def _head(job: Job) -> dict[str, Any]:
