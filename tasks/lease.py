@@ -11,6 +11,7 @@ import structlog
 
 from app.bus import ENDS
 from app.errors import UnavailableError
+from app.jobs import TERMINAL
 from app.kernel import Kernel
 
 log = structlog.get_logger(__name__)
@@ -105,7 +106,12 @@ class Lease:
                     if self._stopped.is_set():
                         return
                     if message is not None:
-                        job_id, _, state = message.data.decode().partition(" ")
-                        self._ask_end(job_id, state)
+                        self._heard(message.data)
             except (redis.RedisError, UnavailableError):
                 self._stopped.wait(1.0)
+
+    def _heard(self, data: bytes) -> None:
+        """Junk on the channel is nobody's wish, and must not end this thread."""
+        job_id, _, state = data.decode("ascii", "replace").partition(" ")
+        if state in TERMINAL:
+            self._ask_end(job_id, state)

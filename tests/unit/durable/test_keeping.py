@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from app.bus import ENDS
 from app.errors import UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
@@ -189,6 +190,25 @@ def test_a_first_token_is_noted_in_the_row_at_once(kernel: Kernel, desk: Desk, w
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("lease-")])
 
     assert seconds < kernel.settings.renew_seconds
+
+
+def test_junk_on_the_channel_of_ends_is_nobody_s_wish(kernel: Kernel, worker: Worker) -> None:
+    heard: list[tuple[str, str]] = []
+    lease = Lease(
+        kernel,
+        worker.life,
+        progress=dict,
+        ask_end=lambda job_id, state: heard.append((job_id, state)),
+        announce=worker.announce,
+    )
+    lease.start()
+    for junk in (b"\xff\xfe", b"", b"a b c", b"job running", b"job cancelled"):
+        eventually(lambda wish=junk: kernel.bus.redis.publish(ENDS, wish))
+    eventually(lambda: heard)
+    lease.stop()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("lease-")])
+
+    assert heard == [("job", "cancelled")]
 
 
 def test_a_worker_that_hears_nothing_of_its_own_work_for_a_minute_is_deaf(
