@@ -18,6 +18,10 @@ from app.settings import Settings
 MARK = "TOKENYARD_STACK"
 
 
+#: The names of the broker's process.
+BROKERS = ("redis-server", "valkey-server")
+
+
 class PlaceTakenError(TokenyardError):
     """The port or the data folder is in use."""
 
@@ -89,9 +93,19 @@ def members(settings: Settings) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in ours and process.environ().get(MARK) == mark:
+            if process.pid not in ours and (process.environ().get(MARK) == mark or _is_broker(process, settings)):
                 found.append(process)
     return found
+
+
+def _is_broker(process: psutil.Process, settings: Settings) -> bool:
+    """Redis and Valkey write their title over their environment, our mark included; they work in their own folder.
+
+    One that is left would write to the same file as the next one.
+    """
+    if process.name() not in BROKERS:
+        return False
+    return bool(os.path.realpath(settings.data_dir / "broker") == process.cwd())
 
 
 def kill_members(settings: Settings) -> int:
