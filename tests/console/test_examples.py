@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,9 @@ def test_the_client_loses_nothing_when_its_connection_breaks(stack: Stack, monke
 
     answers = [Slow("scripted", "one"), Slow("scripted", "two"), chat.Answer("nobody", "three")]
     try:
-        asyncio.run(asyncio.wait_for(chat.ask(answers), 60))
+        # On a thread of its own: the browser of the other tests has an event loop on this one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: asyncio.run(asyncio.wait_for(chat.ask(answers), 60))).result()
     finally:
         proxy.close()
     assert len(cuts) == 2
