@@ -1,7 +1,7 @@
 """The database connection: SQLite's pragmas, each with its reason, and the two kinds of transaction."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -63,6 +63,15 @@ class Database:
                 connection.exec_driver_sql("SELECT 1")
             finally:
                 _patience(connection, BUSY_TIMEOUT_MS)
+
+    def begin(self) -> None:
+        """Opens the first connection now, while nobody else does. A database that is away is no fault here.
+
+        SQLAlchemy sets an engine up under a lock, at its first connection. In a gevent process that lock is gevent's,
+        and native threads that wait for one another's hang: the first requests, had they come together, for ever.
+        """
+        with suppress(UnavailableError), _available(), self._engine.connect():
+            pass
 
     def close(self) -> None:
         """Closes every connection of this process."""

@@ -67,6 +67,7 @@ def open_offloaded(settings: Settings) -> Kernel:
     """The kernel of a web process."""
     celery = sender()
     kernel = open_kernel(settings, celery)
+    kernel.database.begin()
     store, catalog = cast(Any, Offloaded(kernel.store)), cast(Any, Offloaded(kernel.catalog))
     loads = kernel.loads.over(catalog)
     return replace(
