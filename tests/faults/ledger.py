@@ -5,6 +5,7 @@ The promises, G1 to G9, are in docs/guarantees.md. What is checked here holds af
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -195,9 +196,14 @@ def warm_up(yard: Yard) -> None:
     """Lets every pool grow to its full size, so that what a fault leaves behind shows."""
     ledger = Ledger(yard)
     for _ in range(2):
-        jobs = [ledger.submit(max_tokens=20, scripted_tokens_per_second=20, follow=1) for _ in range(6 * SLOTS)]
+        with ThreadPoolExecutor(8) as pool:  # as many clients at once as the tests have
+            jobs = list(pool.map(lambda _: _brief(ledger), range(6 * SLOTS)))
         for job_id in jobs:
             ledger.of(job_id)[0].ended()
     time.sleep(1.0)  # what serves a request lives a moment longer than its answer
     yard.usual = {name: vitals_of(yard, name) for name in PARTS}
     yard.usual_keys = set(lasting_keys(yard))
+
+
+def _brief(ledger: Ledger) -> str:
+    return ledger.submit(max_tokens=20, scripted_tokens_per_second=20, follow=1)
