@@ -163,12 +163,11 @@ def test_eight_clients_are_batched(stack: Stack) -> None:
         return sum(answer["eval_count"] for answer in answers) / (spent() - before)
 
     ratios: list[float] = []
-    # Undisturbed it is about 1.55. Others use the cores and caches too, and take up to a fifth of it away; without
-    # batching it is 1 at the most, so one pair beyond 1.2 shows that answers share their steps.
-    while len(ratios) < 10 and max(ratios, default=0) < 1.2:
+    # Others use the caches too: one pair that nothing disturbed shows what batching gives.
+    while len(ratios) < 10 and max(ratios, default=0) < 1.4:
         ratios.append(rate(8) / rate(1))
 
-    assert max(ratios) >= 1.2, f"ratios: {ratios}"
+    assert max(ratios) >= 1.4, f"ratios: {ratios}"
 
 
 def test_a_running_job_is_cancelled_within_five_seconds(stack: Stack) -> None:

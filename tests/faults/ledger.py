@@ -19,9 +19,8 @@ from tests.stack import eventually
 
 #: G1: seconds that a job may take beyond its deadline; and how long a test waits for what has none to speak of.
 GRACE = 60.0
-#: G7: what a process may have more than before: connections that a busy moment opened and the pools keep (ten threads
-#: hold one to SQLite each, of up to three descriptors, and one to the broker), a thread that sleeps.
-MORE_FILES, MORE_THREADS, MORE_MEMORY = 40, 8, 64 * 2**20
+#: G7: what a process may have more than before: a connection that a busy moment opened, a thread that sleeps.
+MORE_FILES, MORE_THREADS, MORE_MEMORY = 16, 8, 64 * 2**20
 
 
 class Ledger:
