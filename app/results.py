@@ -1,4 +1,4 @@
-"""The row that keeps an answer: its text, its counts, and the compact log of its events."""
+"""The row that keeps an answer: its text, its counts, and the compact log of its events; from it, and to it."""
 
 from app.events import Log, Token, Usage
 from app.models import Result
@@ -17,4 +17,16 @@ def result_of(job_id: str, tokens: list[Token], reason: str, usage: Usage) -> Re
         completion_ns=usage.completion_ns,
         text="".join(token.text for token in tokens),
         log=Log.of(tokens).encode(),
+    )
+
+
+def usage_of(result: Result) -> Usage:
+    """What a row tells of counts and times."""
+    return Usage(
+        result.prompt_tokens,
+        result.completion_tokens,
+        result.total_ns,
+        result.load_ns,
+        result.prompt_ns,
+        result.completion_ns,
     )

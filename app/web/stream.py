@@ -15,7 +15,8 @@ from app.errors import UnavailableError
 from app.events import Ended, Event, Log, Progress, Token, Usage
 from app.jobs import TERMINAL, State
 from app.kernel import Kernel
-from app.models import Job, Result
+from app.models import Job
+from app.results import usage_of
 from app.store import Detail
 from app.web.client import Client
 from app.web.hub import Follower, Hub
@@ -184,15 +185,3 @@ def _rest(detail: Detail, after: int) -> Iterator[Token | Ended]:
         last, reason = len(transcript.ends), result.done_reason
         usage = usage_of(result)
     yield Ended(last + 1, job.status, reason, usage, job.error_code or "", job.error_message or "")
-
-
-def usage_of(result: Result) -> Usage:
-    """What a row tells of counts and times."""
-    return Usage(
-        result.prompt_tokens,
-        result.completion_tokens,
-        result.total_ns,
-        result.load_ns,
-        result.prompt_ns,
-        result.completion_ns,
-    )

@@ -7,6 +7,7 @@ from app.estimates import Estimate
 from app.events import Ended, Likely, Log, Logprob, Token, Usage
 from app.jobs import Kind
 from app.models import Job, Pull
+from app.results import usage_of
 from app.store import Detail
 
 
@@ -144,16 +145,7 @@ def standing(pull: Pull) -> dict[str, Any]:
 
 def _generation(detail: Detail) -> dict[str, Any]:
     job, result = detail.job, detail.result
-    usage = Usage()
-    if result is not None:
-        usage = Usage(
-            prompt_tokens=result.prompt_tokens,
-            completion_tokens=result.completion_tokens,
-            total_ns=result.total_ns,
-            load_ns=result.load_ns,
-            prompt_ns=result.prompt_ns,
-            completion_ns=result.completion_ns,
-        )
+    usage = usage_of(result) if result is not None else Usage()
     shown: dict[str, Any] = {
         "id": job.id,
         "kind": job.kind,

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
 
 from app.web.dialect import DialectBody, checked
 from app.web.schemas import GenerateBody, KeepAlive, ModelName, PromptBody
@@ -26,6 +26,14 @@ _OPTIONS = {
     "frequency_penalty": "frequency_penalty",
     "scripted_tokens_per_second": "scripted_tokens_per_second",
 }
+
+
+def _blind(images: list[Any] | None) -> None:
+    if images:
+        raise ValueError("images: no model here sees; send text alone")
+
+
+Images = Annotated[list[Any] | None, AfterValidator(_blind)]
 
 
 class Lenient(BaseModel):
@@ -58,16 +66,10 @@ class Turn(Lenient):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    images: list[Any] | None = None
+    images: Images = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
-
-    @field_validator("images")
-    @classmethod
-    def _blind(cls, images: list[Any] | None) -> None:
-        if images:
-            raise ValueError("images: no model here sees; send text alone")
 
     def translated(self) -> dict[str, Any]:
         """As the one request type has it. Raises ValueError."""
@@ -156,13 +158,7 @@ class GenerateRequest(Talk):
     raw: bool = False
     suffix: str = ""
     context: list[int] | None = None
-    images: list[Any] | None = None
-
-    @field_validator("images")
-    @classmethod
-    def _blind(cls, images: list[Any] | None) -> None:
-        if images:
-            raise ValueError("images: no model here sees; send text alone")
+    images: Images = None
 
     @property
     def empty(self) -> bool:

@@ -12,6 +12,7 @@ from app.events import Ended, Log
 from app.jobs import BATCH_PRIORITY, State
 from app.kernel import Kernel
 from app.models import Batch, Job, Model
+from app.results import usage_of
 from app.store import Detail
 from app.web.bodies import decode_object
 from app.web.errors import STATUSES, translating
@@ -21,7 +22,6 @@ from app.web.openai.schemas import ChatCompletionBody, CompletionBody
 from app.web.openai.shapes import failed
 from app.web.schemas import GenerateBody
 from app.web.security import MAX_BODY
-from app.web.stream import usage_of
 from app.web.submit import generation
 
 MAX_LINES = 50_000

@@ -10,11 +10,11 @@ from typing import Any
 from app.events import Ended, Token, Usage
 from app.jobs import State
 from app.models import Job
+from app.results import usage_of
 from app.store import Detail
 from app.web import fold
 from app.web.errors import failure_of
 from app.web.openai.response_schemas import Status
-from app.web.stream import usage_of
 
 #: What stands before the first token.
 HEAD = 3

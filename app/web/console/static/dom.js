@@ -49,6 +49,16 @@ export function notice(text, kind = "bad") {
   setTimeout(() => line.remove(), 8000);
 }
 
+/** What an action gives; where it fails, null and a message. */
+export async function attempt(action) {
+  try {
+    return await action();
+  } catch (error) {
+    notice(error.message);
+    return null;
+  }
+}
+
 /** A table with a caption for screen readers. */
 export function table(caption, heads, rows, empty = "Nothing here yet.") {
   if (!rows.length) return h("p", { class: "empty" }, empty);

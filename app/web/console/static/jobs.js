@@ -1,19 +1,10 @@
 // Jobs: everything that was accepted, a page at a time, and each one whole.
 
 import { get, line, post, remove } from "./api.js";
-import { bar, button, bytes, fill, h, notice, seconds, table, when } from "./dom.js";
+import { attempt, bar, button, bytes, fill, h, seconds, table, when } from "./dom.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled", "timed_out"];
 const OVER = new Set(STATES.slice(2));
-
-async function attempt(action) {
-  try {
-    return await action();
-  } catch (error) {
-    notice(error.message);
-    return null;
-  }
-}
 
 export function show(root, id) {
   return id ? showOne(root, id) : showAll(root);

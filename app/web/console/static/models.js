@@ -1,18 +1,9 @@
 // Models: what is here, where it is loaded, what could be pulled.
 
 import { get, line, modelPath, post, put, remove } from "./api.js";
-import { bar, button, bytes, fill, h, notice, seconds, table } from "./dom.js";
+import { attempt, bar, button, bytes, fill, h, notice, seconds, table } from "./dom.js";
 
 const pulls = new Map(); // job id -> {model, frame}
-
-async function attempt(action) {
-  try {
-    return await action();
-  } catch (error) {
-    notice(error.message);
-    return null;
-  }
-}
 
 export function show(root) {
   const here = h("div", {});
