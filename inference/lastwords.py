@@ -11,7 +11,9 @@ import tempfile
 from typing import Any
 
 #: How much is read, in bytes, and kept of one exception, whose text can hold a whole configuration.
-MOST, MOST_OF_ONE = 1 << 16, 1 << 12
+MOST, MOST_OF_ONE = 1 << 20, 1 << 12
+#: What the parent logs when it finds that its child is gone.
+NEWS = "EngineDeadError"
 
 
 class LastWords:
@@ -23,10 +25,10 @@ class LastWords:
         self._make = logging.getLogRecordFactory()
         logging.setLogRecordFactory(self._record)
 
-    def heard(self) -> list[str]:
-        """The exceptions so far, the first first."""
-        said = os.pread(self._file.fileno(), MOST, 0)
-        return [line.decode(errors="replace") for line in said.split(b"\0") if line]
+    def reason(self) -> str:
+        """The last exception that is more than the news of a death; "" where there was none."""
+        said = os.pread(self._file.fileno(), MOST, 0).decode(errors="replace").split("\0")
+        return next((words for words in reversed(said) if words and not words.startswith(NEWS)), "")
 
     def close(self) -> None:
         """Listen no more."""

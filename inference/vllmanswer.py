@@ -131,6 +131,6 @@ async def trial(engine: Any, words: Words) -> None:
     from vllm.inputs import tokens_input
     from vllm.sampling_params import SamplingParams
 
-    given = tokens_input(list(words.vocabulary.anchor) * 8)
+    given = tokens_input(list(words.vocabulary.anchor or (0,)) * 8)
     async for _ in engine.generate(given, SamplingParams(max_tokens=2, ignore_eos=True, detokenize=False), "trial"):
         pass

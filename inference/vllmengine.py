@@ -131,8 +131,8 @@ class VllmEngine:
         with self._lock:
             if self._closed:
                 return
-        said = self._heard.heard()
-        why = f" ({said[0][:300]})" if said else ""
+        said = self._heard.reason()
+        why = f" ({said[:300]})" if said else ""
         self._out.put(
             EngineDiedError(
                 f"vLLM's process ended while it computed{why}. The worker's log has its own words. On a GPU, look for "

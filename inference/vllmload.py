@@ -85,7 +85,7 @@ def load(spec: Spec, on_progress: OnProgress) -> Loaded:
         )
     except Exception as error:  # noqa: BLE001 - whatever it was, it becomes a reason
         log.warning("vllm.load_failed", reason=repr(error))
-        raise _reason(error, source, room, words.heard()) from None
+        raise _reason(error, source, room, words.reason()) from None
     return Loaded(engine, source, room, words, source.method or ("nf4" if spec.quantize == "q4" else ""))
 
 
@@ -99,6 +99,10 @@ class _Vllm:
         self.AsyncLLM = import_module("vllm.v1.engine.async_llm").AsyncLLM
         self.platform = import_module("vllm.platforms").current_platform
         self.library = import_module("vllm.usage.usage_lib").UsageContext.ENGINE_CONTEXT
+
+    def gpus(self) -> int:
+        """How many this process may use. By NVML: CUDA itself must not begin before the fork."""
+        return int(import_module("torch.cuda").device_count())
 
     def executor(self, config: Any) -> Any:
         """Who computes: the engine's own process, on the CPU too.
@@ -147,6 +151,10 @@ def _on_cpu(spec: Spec, source: Source, _: _Vllm) -> tuple[dict[str, Any], Room]
 
 def _on_cuda(spec: Spec, source: Source, vllm: _Vllm) -> tuple[dict[str, Any], Room]:
     """A part of the GPU for everything; vLLM measures what a step takes, and the cache gets the rest."""
+    if not vllm.gpus():
+        raise LoadError(
+            "backend_missing", "This vLLM is built for GPUs, and this worker has none. transformers serves the model."
+        )
     if spec.quantize == "q8":
         raise _unsupported("it does not quantize to 8 bits by bitsandbytes while it loads")
     weights = _weights(spec, source, "cuda")
@@ -192,7 +200,7 @@ def _configure(spec: Spec, source: Source, vllm: _Vllm, arguments: dict[str, Any
             trust_remote_code=False,
             disable_log_stats=True,
             use_tqdm_on_load=False,
-            limit_mm_per_prompt={"image": 0, "video": 0, "audio": 0} if _has_senses(source) else {},
+            language_model_only=_has_senses(source),
             **arguments,
         ).create_engine_config(usage_context=vllm.library)
     except Exception as error:  # noqa: BLE001 - every architecture and quantizer checks itself in its own way
@@ -213,11 +221,11 @@ def _has_senses(source: Source) -> bool:
 
 def reason(error: Exception, loaded: Loaded) -> LoadError:
     """Why a model that was loaded does not compute."""
-    return _reason(error, loaded.source, loaded.room, loaded.words.heard())
+    return _reason(error, loaded.source, loaded.room, loaded.words.reason())
 
 
-def _reason(error: Exception, source: Source, room: Room, heard: list[str]) -> LoadError:
-    said = heard[0] if heard else f"{type(error).__name__}: {error}"
+def _reason(error: Exception, source: Source, room: Room, heard: str) -> LoadError:
+    said = heard or f"{type(error).__name__}: {error}"
     if _OUT_OF_MEMORY.search(said) or "-9" in str(error):
         beside = "" if room.cache is None else f" and {_gigabytes(room.cache)} for keys and values"
         return LoadError(

@@ -11,7 +11,7 @@ from tasks.choice import NAMES, Candidate
 #: Of a 16-bit checkpoint's bytes, what its weights take in memory. Embeddings and norms are never quantized.
 FACTORS = {"no": 1.0, "q4": 0.35, "q8": 0.6, "fp16": 1.0, "fp32": 2.0}
 #: What an engine's processes take besides weights and cache, measured on the CPU, in bytes.
-OVERHEAD = {"vllm": 2_500_000_000, "transformers": 800_000_000, "llamacpp": 150_000_000, "scripted": 40_000_000}
+OVERHEAD = {"vllm": 1_300_000_000, "transformers": 800_000_000, "llamacpp": 150_000_000, "scripted": 40_000_000}
 #: The same of a GPU's memory: its context, and kernels' workspaces.
 GPU_OVERHEAD = 800_000_000
 #: Room for keys and values, and for what a step needs, in parts of the weights.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from inference.errors import EngineDiedError, LoadError
@@ -92,6 +93,13 @@ def test_it_says_how_it_lies_in_memory(starter: Listener) -> None:
     assert (info.engine, info.context, info.dtype, info.quantization) == ("vllm", 8192, "float32", "")
     assert info.weights_bytes == pytest.approx(134_515_008 * 4, rel=0.01)
     assert info.cache_bytes > 8192 * 30 * 3 * 64 * 2 * 4
+
+
+def test_nothing_of_it_can_be_reached_from_elsewhere(starter: Listener) -> None:
+    assert isinstance(starter.engine, RemoteEngine)
+    inside = [psutil.Process(pid) for pid in members(starter.engine.process.pgid)]
+    connections = [connection for process in inside for connection in process.net_connections("inet")]
+    assert {connection.laddr.ip for connection in connections} <= {"127.0.0.1", "::1"}
 
 
 def test_eight_at_once_share_their_steps(starter: Listener) -> None:

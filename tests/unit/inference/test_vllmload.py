@@ -21,6 +21,11 @@ from tests.needs import needs
 
 pytestmark = needs("torch", "transformers")
 
+
+class EngineDeadError(Exception):
+    """Named like vLLM's."""
+
+
 GB = 10**9
 NOTHING: Any = None
 
@@ -45,7 +50,7 @@ def on_cpu(spec: Spec) -> tuple[dict[str, Any], vllmload.Room]:
 
 
 def on_cuda(spec: Spec, total: int) -> tuple[dict[str, Any], vllmload.Room]:
-    vllm: Any = SimpleNamespace(platform=SimpleNamespace(get_device_total_memory=lambda: total))
+    vllm: Any = SimpleNamespace(platform=SimpleNamespace(get_device_total_memory=lambda: total), gpus=lambda: 1)
     return vllmload._on_cuda(spec, examine(spec), vllm)
 
 
@@ -114,6 +119,12 @@ def test_on_a_gpu_what_does_not_fit_or_needs_eight_bits_is_refused(model: Path) 
         assert caught.value.code == code
 
 
+def test_a_worker_without_a_gpu_does_not_take_the_gpus_vllm(model: Path) -> None:
+    with pytest.raises(LoadError) as caught:
+        vllmload._on_cuda(spec_of(model), examine(spec_of(model)), SimpleNamespace(gpus=lambda: 0))  # type: ignore[arg-type]
+    assert caught.value.code == "backend_missing"
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8"])
 def test_weights_that_are_quantized_already_are_left_as_they_are(model: Path, method: str) -> None:
     change(model, quantization_config={"quant_method": method, "bits": 4})
@@ -165,7 +176,7 @@ def test_a_folder_that_is_not_whole_is_a_bad_model(model: Path, tmp_path: Path) 
 )
 def test_what_vllms_process_said_becomes_the_reason(model: Path, heard: str, code: str) -> None:
     room = vllmload.Room(2 * GB, 1 * GB)
-    error = vllmload._reason(RuntimeError("Engine core initialization failed."), examine(spec_of(model)), room, [heard])
+    error = vllmload._reason(RuntimeError("Engine core initialization failed."), examine(spec_of(model)), room, heard)
     assert error.code == code
     assert heard.split(": ")[1][:20] in error.message or code == "engine_failed"
     assert code != "out_of_memory" or "2.00 GB" in error.message
@@ -190,6 +201,7 @@ def test_without_vllm_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_last_words_of_a_forked_child_are_heard() -> None:
     earlier = logging.getLogRecordFactory()
     words = LastWords("thelibrary")
+    assert words.reason() == ""
     child = os.fork()
     if child == 0:
         logger = logging.getLogger("thelibrary.core")
@@ -199,8 +211,12 @@ def test_last_words_of_a_forked_child_are_heard() -> None:
         except RuntimeError:
             logger.exception("fatal")
             logging.getLogger("another").exception("not ours")
+        try:
+            raise EngineDeadError
+        except EngineDeadError:
+            logger.exception("the child is gone")
         os._exit(0)
     os.waitpid(child, 0)
-    assert words.heard() == ["RuntimeError: CUDA error: an illegal memory access"]
+    assert words.reason() == "RuntimeError: CUDA error: an illegal memory access"
     words.close()
     assert logging.getLogRecordFactory() == earlier
