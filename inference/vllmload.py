@@ -5,6 +5,7 @@ One path for CPU and CUDA; what differs is in `_on_cpu` and `_on_cuda`. Offline,
 
 import os
 import re
+import secrets
 import warnings
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -135,7 +136,7 @@ def _import() -> _Vllm:
 
 def _on_cpu(spec: Spec, source: Source, _: _Vllm) -> tuple[dict[str, Any], Room]:
     """Weights and cache out of main memory; the cache is no larger than its requests can use."""
-    if spec.quantize in ("q4", "q8"):
+    if spec.quantize in ("q4", "q8") and not source.method:
         raise _unsupported(f"on the CPU it has no bitsandbytes, which {spec.quantize} needs")
     weights = _weights(spec, source, "cpu")
     free = memory.available()
@@ -155,7 +156,7 @@ def _on_cuda(spec: Spec, source: Source, vllm: _Vllm) -> tuple[dict[str, Any], R
         raise LoadError(
             "backend_missing", "This vLLM is built for GPUs, and this worker has none. transformers serves the model."
         )
-    if spec.quantize == "q8":
+    if spec.quantize == "q8" and not source.method:
         raise _unsupported("it does not quantize to 8 bits by bitsandbytes while it loads")
     weights = _weights(spec, source, "cuda")
     total = int(vllm.platform.get_device_total_memory())
@@ -200,6 +201,7 @@ def _configure(spec: Spec, source: Source, vllm: _Vllm, arguments: dict[str, Any
             trust_remote_code=False,
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            seed=secrets.randbits(31),  # else two workers, and each start, would draw the same for who names none
             language_model_only=_has_senses(source),
             **arguments,
         ).create_engine_config(usage_context=vllm.library)
