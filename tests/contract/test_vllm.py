@@ -105,12 +105,12 @@ def test_nothing_of_it_can_be_reached_from_elsewhere(starter: Listener) -> None:
 def test_eight_at_once_share_their_steps(starter: Listener) -> None:
     ids = [f"r{n}" for n in range(8)]
     for request_id in ids:
-        starter.engine.submit(make_request(request_id, max_tokens=48, ignore_eos=True))
+        starter.engine.submit(make_request(request_id, max_tokens=24, ignore_eos=True))
     starter.answer(*ids)
-    assert {sum(chunk.count for chunk in starter.of(request_id)) for request_id in ids} == {48}
+    assert {sum(chunk.count for chunk in starter.of(request_id)) for request_id in ids} == {24}
     assert len({starter.text(request_id) for request_id in ids}) == 1
-    # One message a step for all that ran in it: 384 tokens in not many more steps than one answer takes.
-    assert starter.steps < 48 * 2
+    # One message a step for all that ran in it: 192 tokens in not many more steps than one answer takes.
+    assert starter.steps < 24 * 2
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_eight_at_once_share_their_steps(starter: Listener) -> None:
 def test_a_greedy_answer_goes_on_in_float32_as_if_it_had_never_been_cut(
     starter: Listener, kwargs: dict[str, object]
 ) -> None:
-    kwargs = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True} | kwargs
+    kwargs = {"temperature": 0.0, "max_tokens": 20, "ignore_eos": True} | kwargs
     whole = starter.ask(sampled("whole", **kwargs))  # type: ignore[arg-type]
     assert not any("\ufffd" in chunk.text for chunk in whole)
     cuts = {f"from {cut}": cut for cut in range(1, len(whole), 4)}
@@ -156,7 +156,7 @@ def test_a_stop_string_over_several_tokens_ends_the_answer_and_its_slot(starter:
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(starter: Listener) -> None:
     for request_id, seed in (("a", 1), ("b", 1), ("c", 2)):
-        starter.ask(sampled(request_id, temperature=1.5, seed=seed, max_tokens=20, ignore_eos=True))
+        starter.ask(sampled(request_id, temperature=1.5, seed=seed, max_tokens=10, ignore_eos=True))
     assert starter.text("a") == starter.text("b") != starter.text("c")
 
 
