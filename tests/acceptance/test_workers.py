@@ -25,8 +25,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Iterat
         stack = Stack(folder, url, STARTER_GGUF=str(starter_gguf), WORKER_SLOTS="2", MAX_CACHE_MODELS="2")
         stack.run("migrate")
         add_models(stack, starter_gguf)
+        stack.env["PRELOAD_MODELS"] = "owner/d:tag"
         try:
             stack.start("web", "cpu.0", "cpu.1", "keeper", "beat")
+            del stack.env["PRELOAD_MODELS"]  # what a test starts anew begins empty
             stack.ready()
             eventually(lambda: len(workers(stack)) == 2, what="both workers")
             yield stack
@@ -111,6 +113,13 @@ def memory_of(stack: Stack, device: str) -> int:
         except psutil.NoSuchProcess:
             continue
     return total
+
+
+def test_what_is_preloaded_is_on_one_worker_without_any_request(pair: Stack) -> None:
+    eventually(lambda: entry(pair, "owner/d:tag")["loaded"], what="loaded")
+
+    assert len(holders(pair, "owner/d:tag")) == 1
+    assert pair.http.get("/jobs").json()["jobs"] == []
 
 
 def test_three_models_take_turns_on_a_cache_of_two_and_memory_stays_flat(pair: Stack) -> None:
