@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from app.catalog import STEP
 from app.database import Database
 from app.errors import AliasNotFoundError, AliasTakenError, InvalidRequestError
+from app.locks import alone
 from app.models import Alias, Model, Standing
 from app.names import check_name, resolve
 from app.suggested import suggestions
@@ -50,6 +52,7 @@ class Aliases:
         """Makes a name stand for a model, from now on. Raises InvalidRequestError, AliasTakenError."""
         check_name(name)
         with self._db.write() as session:
+            alone(session, STEP)
             if session.get(Model, name) is not None:
                 raise AliasTakenError(name)
             meaning = resolve(session, model)

@@ -18,6 +18,7 @@ from app.database import Database
 from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import TERMINAL, State
 from app.keys import Key
+from app.locks import hold
 from app.models import Batch, Job, Result
 from app.store import Detail
 
@@ -186,6 +187,7 @@ class Batches:
         ended = sa.update(Job).where(ours, Job.status == State.QUEUED)
         asked = sa.update(Job).where(ours, Job.status == State.RUNNING, Job.end_requested.is_(None))
         with self._db.write() as session:
+            hold(session, ours, Job.finished_at.is_(None))
             # As in the store: who ends a job without owning it takes a new attempt.
             queued = session.execute(
                 ended.values(status=State.CANCELLED, finished_at=time.time(), attempt=Job.attempt + 1),

@@ -10,11 +10,14 @@ import sqlalchemy as sa
 from app.database import Database
 from app.errors import InvalidRequestError, ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import State
+from app.locks import alone
 from app.models import Alias, Job, Model, Standing
 from app.names import download_name, resolve
 
 #: The engine for tests and load; it has no files.
 SCRIPTED = "scripted"
+#: Whoever looks at a name and then changes what it stands for does so alone.
+STEP = "catalog"
 
 
 class Catalog:
@@ -50,6 +53,7 @@ class Catalog:
             "state": Standing.READY,
         }
         with self._db.write() as session:
+            alone(session, STEP)
             model = session.get(Model, name)
             if model is None:
                 model = Model(name=name, created_at=time.time())
@@ -111,6 +115,7 @@ class Catalog:
         if name == SCRIPTED:
             raise InvalidRequestError("The scripted model is built in; it has no settings.", param="name")
         with self._db.write() as session:
+            alone(session, STEP)
             model = session.get(Model, name)
             if model is None:
                 raise ModelNotDownloadedError(name)
@@ -129,6 +134,7 @@ class Catalog:
         `also` become aliases, as far as nothing has these names.
         """
         with self._db.write() as session:
+            alone(session, STEP)
             there = session.get(Model, model.name)
             if there is None:
                 session.add(model)
@@ -145,6 +151,7 @@ class Catalog:
     def describe(self, name: str, facts: dict[str, Any]) -> None:
         """Adds to what is known of a model."""
         with self._db.write() as session:
+            alone(session, STEP)
             model = session.get(Model, name)
             if model is not None:
                 model.facts = {**facts, **model.facts}
@@ -168,6 +175,7 @@ class Catalog:
         """
         in_use = sa.select(sa.func.count()).where(Job.model == name, Job.status.in_((State.QUEUED, State.RUNNING)))
         with self._db.write() as session:
+            alone(session, STEP)
             model = session.get(Model, name)
             if model is None or model.state == Standing.HIDDEN:
                 raise ModelNotFoundError(name)

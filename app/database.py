@@ -1,4 +1,4 @@
-"""The database connection: SQLite's pragmas, each with its reason, and the two kinds of transaction."""
+"""The database connection: what each database is told, with its reason, and the two kinds of transaction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.errors import BadSettingsError, UnavailableError
+from app.errors import BadSettingsError, InvalidRequestError, UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -19,6 +19,25 @@ SAFE_WAL = (3, 51, 3)
 BUSY_TIMEOUT_MS = 10_000
 #: For who only wants to know.
 PROBE_TIMEOUT_MS = 1_000
+#: What a PostgreSQL server is told of each connection, in milliseconds and seconds. A peer that was cut off is given up
+#: within a lease, and one that stands still inside of a transaction must not keep its locks from everybody else.
+POSTGRESQL = {
+    "lock_timeout": BUSY_TIMEOUT_MS,
+    "idle_in_transaction_session_timeout": BUSY_TIMEOUT_MS,
+    "tcp_keepalives_idle": 5,
+    "tcp_keepalives_interval": 2,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": BUSY_TIMEOUT_MS,
+}
+#: And the same for this end of it (https://www.postgresql.org/docs/current/libpq-connect.html).
+LIBPQ = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": BUSY_TIMEOUT_MS,
+    "application_name": "tokenyard",
+}
 
 
 class Database:
@@ -91,6 +110,10 @@ def _available() -> Iterator[None]:
     """Only what a user can mend becomes our error: locked, full, gone. A wrong statement stays a bug."""
     try:
         yield
+    except sa.exc.DataError as error:
+        # PostgreSQL alone minds: text with a NUL, or beyond a column's length.
+        log.warning("not_storable", reason=str(error.orig))
+        raise InvalidRequestError("The request has a text or a number that the database cannot hold.") from error
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         log.warning("database_unavailable", reason=str(getattr(error, "orig", error)))
         raise UnavailableError(
@@ -116,7 +139,7 @@ def _understood() -> Iterator[None]:
 
 def _create_engine(url: URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
+        return _create_postgresql(url)
     module = sqlite_module()
     engine = sa.create_engine(url, module=module, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     wal = module.sqlite_version_info >= SAFE_WAL
@@ -133,6 +156,18 @@ def _create_engine(url: URL) -> sa.Engine:
         connection.exec_driver_sql(f"BEGIN {mode}")
 
     return engine
+
+
+def _create_postgresql(url: URL) -> sa.Engine:
+    if url.drivername in ("postgres", "postgresql"):  # as most tools write it
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername == "postgresql+psycopg":
+        from psycopg import waiting
+
+        # In the web process every call is made on a native thread; gevent's own way to wait would start a hub there.
+        waiting.wait = waiting.wait_c
+    told = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL.items())
+    return sa.create_engine(url, pool_pre_ping=True, connect_args=LIBPQ | {"options": told})
 
 
 def sqlite_module() -> Any:

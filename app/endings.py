@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import Failure
 from app.jobs import MAX_LOSSES, Kind, State
+from app.locks import hold
 from app.models import Job
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
@@ -29,6 +30,7 @@ def end(
 ) -> list[Outcome]:
     """Ends the jobs that match, whoever has them. The caller names the states that they may be in."""
     values = {"status": state, "finished_at": now, "attempt": Job.attempt + 1} | error_columns(failure)
+    hold(session, *where)
     rows = session.execute(
         sa.update(Job).where(*where).values(values).returning(Job.id, Job.attempt), execution_options=_UNSYNCHRONIZED
     )
@@ -44,6 +46,7 @@ def end_queued(
 
 def requeue(session: Session, now: float, *where: sa.ColumnElement[bool], lost: bool) -> list[Outcome]:
     """Puts running jobs back into the queue, or ends them where they must. `lost`: their worker died under them."""
+    hold(session, Job.status == State.RUNNING, *where)
     ids = session.scalars(
         sa.update(Job)
         .where(Job.status == State.RUNNING, *where)

@@ -77,5 +77,5 @@ def _note(session: Session, life: str, seqs: dict[str, int]) -> None:
     if seqs:
         session.connection().execute(
             sa.update(Job).where(Job.id == sa.bindparam("job"), Job.owner == life).values(last_seq=sa.bindparam("seq")),
-            [{"job": job_id, "seq": seq} for job_id, seq in seqs.items()],
+            [{"job": job_id, "seq": seq} for job_id, seq in sorted(seqs.items())],
         )

@@ -4,10 +4,24 @@ Times are seconds since the epoch as floats (UTC), durations are nanoseconds, si
 JSON text, so that SQLite and PostgreSQL keep the same.
 """
 
+import re
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Dialect,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from app.jobs import State
@@ -26,6 +40,25 @@ class Base(DeclarativeBase):
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {int: BigInteger, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+class AnyText(TypeDecorator[str]):
+    """Text that may hold a NUL, as a model may well say: PostgreSQL cannot keep one, and keeps it behind an escape."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """As the database keeps it."""
+        if value is None or dialect.name != "postgresql":
+            return value
+        return re.sub("[\0\x10]", lambda found: "\x10" + ("0" if found[0] == "\0" else "1"), value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """As it was."""
+        if value is None or dialect.name != "postgresql":
+            return value
+        return re.sub("\x10(.)", lambda found: "\0" if found[1] == "0" else "\x10", value)
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -89,8 +122,8 @@ class Job(Base):
     last_seq: Mapped[int] = mapped_column(default=0)
 
     error_code: Mapped[str | None] = mapped_column(String(64))
-    error_message: Mapped[str | None] = mapped_column(Text)
-    traceback: Mapped[str | None] = mapped_column(Text)
+    error_message: Mapped[str | None] = mapped_column(AnyText)
+    traceback: Mapped[str | None] = mapped_column(AnyText)
     request: Mapped[dict[str, Any]]
     #: The HTTP request that brought it, as that one's answer and log line have it.
     request_id: Mapped[str | None] = mapped_column(String(64))
@@ -138,7 +171,7 @@ class Result(Base):
     prompt_ns: Mapped[int]
     completion_ns: Mapped[int]
     #: Of several choices, the text in the order in which it came; the log tells them apart.
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(AnyText)
     log: Mapped[bytes] = mapped_column(LargeBinary)
 
 

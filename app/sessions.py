@@ -55,10 +55,13 @@ class Sessions:
 
     def prune(self) -> int:
         """Forgets some of the sessions that nobody used for too long; returns how many."""
-        old = sa.select(ChatSession.tenant, ChatSession.id).where(ChatSession.used_at <= self._clock.now() - self._ttl)
+        old = ChatSession.used_at <= self._clock.now() - self._ttl
+        query = sa.select(ChatSession.tenant, ChatSession.id).where(old).limit(PRUNED)
         with self._db.write() as session:
-            keys = [tuple(key) for key in session.execute(old.limit(PRUNED))]
-            session.execute(sa.delete(ChatSession).where(sa.tuple_(ChatSession.tenant, ChatSession.id).in_(keys)))
+            keys = [tuple(key) for key in session.execute(query)]
+            # Again: on PostgreSQL somebody may have used one meanwhile.
+            these = sa.tuple_(ChatSession.tenant, ChatSession.id).in_(keys)
+            session.execute(sa.delete(ChatSession).where(these, old))
         return len(keys)
 
     def expires_at(self, row: ChatSession) -> float:

@@ -11,6 +11,7 @@ from app.endings import Outcome, end, end_queued, error_columns, overdue, requeu
 from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.keys import Key
+from app.locks import alone, hold, insert
 from app.models import Job, Life, Pull, Result
 from app.reads import HINTS, Detail, Hint, Reads
 from app.release import QUEUED, fits, pick
@@ -53,6 +54,8 @@ class Store(Reads):
             return Accepted(earlier, [], fresh=False)
 
     def _add(self, session: Session, job: Job, pull: Pull | None, slots: int, key: Key | None) -> Accepted:
+        if slots > 0:
+            alone(session, job.model)
         join(session, job)
         at_once = pull is not None or fits(session, job, slots)
         if at_once:
@@ -80,18 +83,22 @@ class Store(Reads):
             return self._release(session, model, slots)
 
     def _release(self, session: Session, model: str, slots: int) -> list[Hint]:
+        alone(session, model)
         ids = pick(session, model, slots)
         if not ids:
             return []
-        self._mark_released(session, Job.id.in_(ids))
-        rows = {row.id: Hint(*row) for row in session.execute(HINTS.where(Job.id.in_(ids)))}
-        return [rows[job_id] for job_id in ids]
+        # On PostgreSQL one may be on its way to its end: who ends it has it locked.
+        free = HINTS.where(Job.id.in_(ids), Job.status == State.QUEUED).with_for_update(skip_locked=True)
+        rows = {row.id: Hint(*row) for row in session.execute(free)}
+        self._mark_released(session, Job.id.in_(rows))
+        return [rows[job_id] for job_id in ids if job_id in rows]
 
     def unrelease(self, ids: Iterable[str]) -> None:
         """Takes back what could not be sent, or could not run where it arrived."""
         with self._db.write() as session:
-            waiting = sa.update(Job).where(Job.id.in_(list(ids)), Job.status == State.QUEUED, Job.kind != Kind.PULL)
-            _updated(session, waiting.values(released_at=None))
+            waiting = Job.id.in_(list(ids)), Job.status == State.QUEUED, Job.kind != Kind.PULL
+            hold(session, *waiting)
+            _updated(session, sa.update(Job).where(*waiting).values(released_at=None))
 
     def touch_released(self, ids: Iterable[str]) -> None:
         """Notes that these were sent again just now."""
@@ -99,6 +106,7 @@ class Store(Reads):
             self._mark_released(session, Job.id.in_(list(ids)), Job.status == State.QUEUED)
 
     def _mark_released(self, session: Session, *where: sa.ColumnElement[bool]) -> None:
+        hold(session, *where)
         _updated(session, sa.update(Job).where(*where).values(released_at=self._clock.now()))
 
     def claim(self, job_id: str, life: str, node: str, *, suspects: bool = True) -> Job | None:
@@ -106,12 +114,15 @@ class Store(Reads):
 
         Without `suspects`, a job that must run alone is left in the queue too.
         """
-        alive = sa.exists().where(Life.id == life, Life.ended_at.is_(None))
+        # Locked: who buries a life meanwhile waits, and then finds what it claimed.
+        alive = sa.select(Life.id).where(Life.id == life, Life.ended_at.is_(None)).with_for_update(read=True)
         now = self._clock.now()
-        claimable = sa.update(Job).where(Job.id == job_id, Job.status == State.QUEUED, Job.expires_at > now, alive)
+        claimable = sa.update(Job).where(Job.id == job_id, Job.status == State.QUEUED, Job.expires_at > now)
         if not suspects:
             claimable = claimable.where(Job.losses < MAX_LOSSES)
         with self._db.write() as session:
+            if session.scalar(alive) is None:
+                return None
             return session.scalars(
                 claimable.values(
                     status=State.RUNNING,
@@ -151,9 +162,9 @@ class Store(Reads):
 
     def keep(self, result: Result) -> None:
         """Keeps what was emitted of a job that ended without an owner, unless something of it is kept already."""
+        columns = {name: getattr(result, name) for name in Result.__table__.columns.keys()}  # noqa: SIM118
         with self._db.write() as session:
-            if session.get(Result, result.job_id) is None:
-                session.add(result)
+            session.execute(insert(session, Result).values(columns).on_conflict_do_nothing())
 
     def progress_pull(self, job_id: str, attempt: int, values: dict[str, Any]) -> bool:
         """Writes where a pull's bytes stand, under its attempt."""
@@ -176,6 +187,7 @@ class Store(Reads):
         Raises JobNotFoundError.
         """
         with self._db.write() as session:
+            hold(session, Job.id == job_id)  # it must not go back to the queue between the two looks
             outcomes = end_queued(session, self._clock.now(), Job.id == job_id, state=state, failure=failure)
             if outcomes:
                 return outcomes[0]

@@ -6,9 +6,9 @@ So the totals only grow, as counters must, whoever ended a job, and they agree w
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.locks import hold, insert
 from app.models import Job, Result, Tally
 
 
@@ -46,20 +46,21 @@ def read(session: Session) -> Totals:
     sums: dict[tuple[Any, ...], tuple[int, ...]] = {}
     for *key, jobs, attempts, losses in [*session.execute(KEPT), *session.execute(gone)]:
         before = sums.get(tuple(key), (0, 0, 0))
-        sums[tuple(key)] = (before[0] + jobs, before[1] + attempts, before[2] + losses)
+        # PostgreSQL's sums of integers are decimals.
+        sums[tuple(key)] = (before[0] + jobs, before[1] + int(attempts), before[2] + int(losses))
     spent = sa.select(sa.func.sum(Tally.prompt_tokens), sa.func.sum(Tally.completion_tokens))
     pairs = [session.execute(query).one() for query in (sa.select(*_TOKENS), spent)]
-    tokens = [sum(pair[index] or 0 for pair in pairs) for index in (0, 1)]
+    tokens = [int(sum(pair[index] or 0 for pair in pairs)) for index in (0, 1)]
     return Totals([Ending(*key, *counted) for key, counted in sorted(sums.items())], *tokens)
 
 
 def remember(session: Session, *where: sa.ColumnElement[bool]) -> None:
     """Adds up finished jobs that this transaction is about to delete."""
     query = sa.select(*_SORT, *_SUMS, *_TOKENS).outerjoin(Result, Result.job_id == Job.id)
+    hold(session, *where)
     rows = session.execute(query.where(Job.finished_at.is_not(None), *where).group_by(*_SORT)).all()
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row[: len(_KEY)]):
         values = dict(zip((*_KEY, *_COUNTED), (0 if value is None else value for value in row), strict=True))
-        added = insert(Tally).values(values)
+        added = insert(session, Tally).values(values)
         grown = {name: getattr(Tally, name) + getattr(added.excluded, name) for name in _COUNTED}
         session.execute(added.on_conflict_do_update(index_elements=_KEY, set_=grown))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres as postgresql
 from tests.checkpoints import Checkpoints, make_checkpoint
 from tests.needs import require, unreadable
 from tests.stack import Stack, broker
@@ -63,6 +64,13 @@ def starter_bf16(starter_gguf: Path) -> Path:
             convert = [sys.executable, "-m", "inference.convert", str(starter_gguf), str(folder)]
             subprocess.run(convert, check=True, capture_output=True, cwd=ROOT)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server's URL, without a database's name."""
+    with postgresql.server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A real database for unit tests: SQLite in a temporary folder."""
+"""A real database for unit tests: SQLite in a temporary folder, and PostgreSQL where it is installed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,22 +6,42 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from app.catalog import Catalog
+from app.cli.migrate import migrate
 from app.database import Database
 from app.jobs import DEFAULT_PRIORITY, Kind, new_id
 from app.lives import Lives
 from app.models import Base, Job
+from app.settings import Settings
 from app.store import Store
+from tests.postgres import create
 
 MakeJob = Callable[..., Job]
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """Empty tables."""
+    if request.param == "postgresql":
+        database = request.getfixturevalue("postgresql")
+        with database.write() as session:
+            session.execute(sa.text(f"TRUNCATE {', '.join(Base.metadata.tables)}"))
+        yield database
+        return
     database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
     Base.metadata.create_all(database.engine)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgres: str) -> Iterator[Database]:
+    """A database that the migrations made."""
+    url = create(postgres, "unit")
+    migrate(Settings(database_url=url, _env_file=None))
+    database = Database(url)
     yield database
     database.close()
 

@@ -2,15 +2,21 @@
 
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.config import Config
 
 from app.cli.migrate import ROOT, migrate
 from app.settings import Settings
+from tests.postgres import create
 
 
-def test_migrations_give_the_tables_that_the_models_describe(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path, _env_file=None)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_migrations_give_the_tables_that_the_models_describe(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = create(request.getfixturevalue("postgres"), "migrations") if database == "postgresql" else ""
+    settings = Settings(data_dir=tmp_path, database_url=url, _env_file=None)
     assert "now at version" in migrate(settings)
 
     config = Config(str(ROOT / "alembic.ini"))

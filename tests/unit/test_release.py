@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from app.database import Database
@@ -109,6 +110,7 @@ def test_a_batch_line_does_not_outrank_its_share(store: Store, life: str) -> Non
     assert store.get(upper[0]).job.released_at is None
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # its way to tell a plan
 def test_no_query_of_the_queue_reads_all_of_it(store: Store, database: Database) -> None:
     submit(store, 3)
     statements: list[tuple[str, Any]] = []
@@ -175,6 +177,7 @@ def test_the_urgent_of_many_groups_go_first(store: Store) -> None:
     assert released(store, 1) == urgent
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # its way to tell a plan
 def test_turns_are_read_out_of_an_index_in_its_order(store: Store, database: Database) -> None:
     asked: list[tuple[str, Any]] = []
     submit(store, 2, priority=7, group_id="g")
