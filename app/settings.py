@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app import secrets
 from app.durations import FOR_EVER, seconds_of
 from app.errors import BadSettingsError
 
@@ -28,8 +29,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8005
     data_dir: Path = Path("data")
-    redis_url: str = "redis://127.0.0.1:6379/0"
-    database_url: str = ""
+    redis_url: str = Field(default="", repr=False)
+    database_url: str = Field(default="", repr=False)
     api_key: SecretStr | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -113,6 +114,8 @@ class Settings(BaseSettings):
         object.__setattr__(self, "data_dir", data_dir)
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{data_dir / 'jobs.db'}")
+        if not self.redis_url:
+            object.__setattr__(self, "redis_url", self._embedded_broker())
         if not self.is_loopback and self.api_key is None:
             raise ValueError(
                 f"HOST={self.host} would serve beyond this machine without a key. "
@@ -166,6 +169,16 @@ class Settings(BaseSettings):
         return tuple(
             path.expanduser() for path in own or (Path("~/.lmstudio/models"), Path("~/.cache/lm-studio/models"))
         )
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Where the passwords are that this stack made for itself."""
+        return self.data_dir / "secrets"
+
+    def _embedded_broker(self) -> str:
+        # Read here, as an environment with the password in it would be every child's.
+        password = secrets.kept(self.secrets_dir / "broker")
+        return f"redis://{f':{password}@' if password else ''}127.0.0.1:{self.broker_port or 6379}/0"
 
     @property
     def lock_dir(self) -> Path:

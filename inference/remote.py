@@ -181,10 +181,14 @@ ENVIRONMENT = {
 }
 
 
+#: What an engine, which reads files of strangers, does not need to know.
+SECRETS = ("API_KEY", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", "HF_TOKEN")
+
+
 def _environment() -> dict[str, str]:
     """Ours and `ENVIRONMENT`, and this very package importable wherever the owner was started."""
     root = str(Path(__file__).resolve().parent.parent)
-    given = dict(os.environ)
+    given = {name: value for name, value in os.environ.items() if name not in SECRETS}
     if "PYTORCH_CUDA_ALLOC_CONF" in given:  # the older name of PYTORCH_ALLOC_CONF, which ours would outdo
         given.setdefault("PYTORCH_ALLOC_CONF", given["PYTORCH_CUDA_ALLOC_CONF"])
     path = given.get("PYTHONPATH")

@@ -14,11 +14,10 @@ import inference
 from app.disk import folder_of
 from app.settings import Settings
 from inference.process import Process, spawn
+from inference.remote import SECRETS
 
 #: How often its reader looks up without a line, in seconds.
 POLL_SECONDS = 0.25
-#: What a download does not need to know.
-SECRETS = ("API_KEY", "REDIS_URL", "DATABASE_URL")
 
 Line = dict[str, Any]
 

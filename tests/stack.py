@@ -60,9 +60,14 @@ def broker(folder: Path) -> Iterator[str]:
     process = launch([str(BIN / "tokenyard"), "broker"], env, folder / "broker.log")
     try:
         eventually(lambda: _listens(port), what="the broker")
-        yield f"redis://127.0.0.1:{port}/0"
+        yield broker_url(folder, port)
     finally:
         end(process)
+
+
+def broker_url(folder: Path, port: int) -> str:
+    """With the password that the broker made at its start."""
+    return f"redis://:{(folder / 'secrets' / 'broker').read_text().strip()}@127.0.0.1:{port}/0"
 
 
 def _listens(port: int) -> bool:

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from app import secrets
 from app.errors import BadSettingsError
 from app.settings import Settings
 
@@ -13,18 +14,23 @@ def serve(settings: Settings) -> None:
     folder = settings.data_dir / "broker"
     folder.mkdir(parents=True, exist_ok=True)
     options = {
+        "requirepass": secrets.made(settings.secrets_dir / "broker"),
         "bind": "127.0.0.1",
         "port": str(settings.broker_port or 6379),
-        "dir": str(folder),
         # What the broker holds is a window of the database; the file spares a restart the resending of it.
         "appendonly": "yes",
-        "save": "",
+        "save": '""',
         # Full memory must refuse, not forget: an evicted queue or stream would be a silent loss.
         "maxmemory-policy": "noeviction",
-        "logfile": "",
     }
     program = find()
-    os.execv(program, [program, *(word for name, value in options.items() for word in (f"--{name}", value))])
+    os.chdir(folder)
+    # Over stdin, so that no list of processes shows the password.
+    out, into = os.pipe()
+    os.write(into, "".join(f"{name} {value}\n" for name, value in options.items()).encode())
+    os.close(into)
+    os.dup2(out, 0)
+    os.execv(program, [program, "-"])
 
 
 def find() -> str:

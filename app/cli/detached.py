@@ -74,6 +74,8 @@ def status(settings: Settings, *, as_json: bool = False) -> int:
     else:
         console.print(words.table("PROCESS", "PID", "MEMORY", "SINCE", rows=rows), markup=False)
         console.print(f"{card['address']} is {health}")
+        if card.get("flower"):
+            console.print(f"Flower: {card['flower']} ({place.flower_login(settings)})")
     return 3 if card is None else 0 if health == "healthy" else 1
 
 

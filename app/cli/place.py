@@ -44,6 +44,8 @@ def hold(settings: Settings) -> Iterator[None]:
 
 def _open(settings: Settings) -> TextIO:
     try:
+        # Prompts and answers lie here: they are nobody else's.
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.lock_dir.mkdir(parents=True, exist_ok=True)
         return (settings.lock_dir / "up.lock").open("a")
     except OSError as error:
@@ -122,6 +124,11 @@ def kill_members(settings: Settings) -> int:
         gone, _ = psutil.wait_procs(left, timeout=10)
         ended += len(gone)
     return ended
+
+
+def flower_login(settings: Settings) -> str:
+    """Who Flower asks for; where the password is, and not what it is: what we print ends in logs."""
+    return f"user tokenyard, password in {settings.secrets_dir / 'flower'}"
 
 
 def write_card(settings: Settings, card: dict[str, Any]) -> None:

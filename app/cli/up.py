@@ -13,7 +13,7 @@ from typing import IO
 import psutil
 from rich.console import Console
 
-from app import devices
+from app import devices, secrets
 from app.cli import place, procfile
 from app.cli.later import complete
 from app.cli.migrate import migrate
@@ -89,7 +89,8 @@ def _plan(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
         del processes["broker"]
     else:
         port = settings.broker_port or place.pick_port(settings.port + 10_000)
-        env |= {"BROKER_PORT": str(port), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+        secrets.made(settings.secrets_dir / "broker")  # before anybody wants to read it
+        env |= {"BROKER_PORT": str(port)}
     if settings.flower:
         port = settings.flower_port or place.pick_port(settings.port + 20_000)
         env |= {"FLOWER_PORT": str(port), "FLOWER_URL": f"http://127.0.0.1:{port}"}
@@ -121,7 +122,7 @@ def _serve(
         return 1
     console.print(f"\n[bold green]Tokenyard is ready: {address}[/]  (API: {address}/docs)")
     if env.get("FLOWER_URL"):
-        console.print(f"Queues, in Flower: {env['FLOWER_URL']}")
+        console.print(f"Queues, in Flower: {env['FLOWER_URL']} ({place.flower_login(settings)})")
     show_sample(console, address, settings)
     console.print("Ctrl-C ends everything; `make logs` shows what the processes say.\n")
     threading.Thread(target=complete, args=(console, settings, env, stopping), daemon=True).start()

@@ -98,4 +98,4 @@ def version(package: str) -> str:
 
 def _without_password(url: str) -> str:
     scheme, mark, rest = url.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+    return f"{scheme}{mark}{rest.partition('?')[0].rpartition('@')[2]}"

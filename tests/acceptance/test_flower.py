@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.secrets import kept
 from tests.stack import Stack, end, eventually, free_port
 
 
@@ -14,7 +15,9 @@ def flower(stack: Stack) -> Iterator[httpx.Client]:
     port = free_port()
     stack.env["FLOWER_PORT"] = str(port)
     stack.start("flower")
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+    password = eventually(lambda: kept(stack.folder / "secrets" / "flower"), what="Flower's password")
+    url, auth = f"http://127.0.0.1:{port}", ("tokenyard", password)
+    with httpx.Client(base_url=url, auth=auth, timeout=20, trust_env=False) as client:
         node = stack.http.get("/health").json()["workers"][0]["node"]
         eventually(lambda: node in client.get("/api/workers", params={"refresh": 1}).json(), what="Flower")
         yield client
@@ -55,12 +58,27 @@ def test_revoking_a_task_cancels_its_job(stack: Stack, flower: httpx.Client, ter
     assert stack.finished(job_id)["status"] == "cancelled"
 
 
-@pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Host": "evil.example"}]
-)
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
 def test_no_page_from_elsewhere_presses_a_button(stack: Stack, flower: httpx.Client, headers: dict[str, str]) -> None:
     job_id = submitted(stack, max_tokens=20, scripted_tokens_per_second=50)
 
     assert flower.post(f"/api/task/revoke/{job_id}", headers=headers).status_code == 403
     assert "Access-Control-Allow-Origin" not in flower.get("/api/tasks", headers=headers).headers
     assert stack.finished(job_id)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("auth", [None, ("tokenyard", ""), ("tokenyard", "wrong"), ("", "wrong")])
+def test_nothing_is_told_without_the_password(flower: httpx.Client, auth: tuple[str, str] | None) -> None:
+    with httpx.Client(base_url=flower.base_url, auth=auth, trust_env=False) as client:
+        for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/metrics"):
+            assert client.get(path).status_code == 401, path
+        assert client.post("/api/worker/shutdown/any").status_code == 401
+
+
+def test_no_page_shows_a_secret(stack: Stack, flower: httpx.Client) -> None:
+    node = stack.http.get("/health").json()["workers"][0]["node"]
+    flower.get("/api/workers", params={"refresh": 1}).raise_for_status()
+    for path in ("/workers", f"/worker/{node}", "/broker", "/tasks", "/api/workers", "/api/queues/length", "/about"):
+        shown = flower.get(path).text
+        for name in ("broker", "flower"):
+            assert str(kept(stack.folder / "secrets" / name)) not in shown, path

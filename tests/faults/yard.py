@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from app.cli.procfile import PATIENCE
 from app.database import Database
 from tests.faults.proxy import Proxy
-from tests.stack import BIN, Stack, end, eventually, free_port, launch
+from tests.stack import BIN, Stack, broker_url, end, eventually, free_port, launch
 
 #: Times of the product, in seconds, short enough for tests and long enough for a machine that is busy with others.
 TIMES = {
@@ -49,7 +49,6 @@ class Broker:
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._env = os.environ | {
             "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -62,6 +61,11 @@ class Broker:
         """As it was when it ended: its file is where it left it."""
         self.process = launch([str(BIN / "tokenyard"), "broker"], self._env, self._folder / "broker.log")
         eventually(self._answers, what="the broker")
+
+    @property
+    def url(self) -> str:
+        """With its password, once it was started."""
+        return broker_url(self._folder, self.port)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -82,7 +86,7 @@ class Broker:
         return redis.Redis.from_url(self.url, socket_timeout=5)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(redis.RedisError), self.client() as client:
+        with contextlib.suppress(redis.RedisError, FileNotFoundError), self.client() as client:
             return bool(client.ping())
         return False
 
@@ -114,7 +118,7 @@ class Yard(Stack):
 
     def env_of(self, name: str) -> dict[str, str]:
         """Each has its own road to the broker, and settings of its own where a test gave it some."""
-        road = {"REDIS_URL": f"redis://127.0.0.1:{self.roads[name].port}/0"}
+        road = {"REDIS_URL": broker_url(self.folder, self.roads[name].port)}
         return super().env_of(name) | road | self.settings.get(name, {})
 
     def ready(self, seconds: float = 60.0) -> None:
