@@ -48,8 +48,8 @@ def test_the_broker_wants_its_password_and_shows_it_nowhere(tmp_path: Path) -> N
         for wrong in (None, "wrong"):
             with redis.Redis(port=port, password=wrong) as client, pytest.raises(redis.AuthenticationError):
                 client.ping()
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        assert "-server" in listed
+        listed = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+        assert f"-server 127.0.0.1:{port}" in listed
         assert password not in listed
         serving = next(p for p in psutil.process_iter(["name"]) if _works_in(p, tmp_path / "broker"))
         assert {address.laddr.ip for address in serving.net_connections() if address.status == "LISTEN"} == {
