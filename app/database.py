@@ -141,7 +141,8 @@ def _create_engine(url: URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
         return _create_postgresql(url)
     module = sqlite_module()
-    engine = sa.create_engine(url, module=module, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    # Threads bound the connections. A bound here too would have readers wait for those that wait for a lock.
+    engine = sa.create_engine(url, module=module, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, max_overflow=-1)
     wal = module.sqlite_version_info >= SAFE_WAL
     if not wal:
         log.warning("sqlite_is_old", version=module.sqlite_version, needed="3.51.3", journal="delete")

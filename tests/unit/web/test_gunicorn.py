@@ -245,11 +245,11 @@ def test_fifty_submits_at_once_are_all_kept(http: httpx.Client, kernel: Kernel) 
     assert len({answer.json()["id"] for answer in answers}) == len(kernel.store.page(limit=200)) == 50
 
 
-def test_a_locked_database_freezes_no_stream(http: httpx.Client, kernel: Kernel, worker: Worker) -> None:
+def test_a_locked_database_stops_writers_alone(http: httpx.Client, kernel: Kernel, worker: Worker) -> None:
     job_id = http.post("/jobs", json=BODY).json()["id"]
     attempt = worker.claim(job_id)
     path = kernel.settings.data_dir / "jobs.db"
-    with ThreadPoolExecutor(30) as pool, http.stream("GET", f"/jobs/{job_id}/stream") as response:
+    with ThreadPoolExecutor(70) as pool, http.stream("GET", f"/jobs/{job_id}/stream") as response:
         lines = (line for line in response.iter_lines() if line.startswith("id"))
         worker.tokens(job_id, attempt, 1, 1)
         assert next(lines) == "id: 1"
@@ -257,21 +257,26 @@ def test_a_locked_database_freezes_no_stream(http: httpx.Client, kernel: Kernel,
         holder = pool.submit(_lock, path, locked, release)
         assert locked.wait(5)
         try:
-            waiting = [pool.submit(http.post, "/jobs", json=BODY) for _ in range(20)]
+            waiting = [pool.submit(http.post, "/jobs", json=BODY) for _ in range(60)]
             worst, begun, seq = 0.0, time.monotonic(), 1
-            while time.monotonic() < begun + 3:
+            while time.monotonic() < begun + 4:
                 seq += 1
                 sent = time.monotonic()
                 worker.tokens(job_id, attempt, seq, seq)
                 assert next(lines) == f"id: {seq}"
                 assert http.get("/health/live").status_code == 200
+                assert http.get(f"/jobs/{job_id}").json()["status"] == "running"
                 worst = max(worst, time.monotonic() - sent)
+            assert http.get("/health").json()["unavailable"] == ["database_unavailable"]
+            refused = http.post("/jobs", json=BODY)  # every writer has waited for longer than STUCK
+            assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
             assert not any(future.done() for future in waiting)
         finally:
             release.set()
         holder.result()
-        assert [future.result().status_code for future in waiting] == [202] * 20
-        assert worst < 2.0  # whatever froze would have waited for the lock, which lasted three seconds
+        assert [future.result().status_code for future in waiting] == [202] * 60
+        assert http.post("/jobs", json=BODY).status_code == 202
+        assert worst < 2.0  # whatever froze would have waited for the lock, which lasted four seconds
 
 
 def _lock(path: Path, locked: threading.Event, release: threading.Event) -> None:
