@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,11 +44,11 @@ def eventually(ask: Callable[[], Value], *, seconds: float = 30.0, what: str = "
     raise AssertionError(f"{what} did not come true within {seconds} s; last: {last!r}")
 
 
-def launch(command: list[str], env: dict[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def launch(command: list[str], env: dict[str, str], log: Path, root: Path = ROOT) -> "subprocess.Popen[bytes]":
     """A process of the project, whose output goes to a file."""
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            command, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
         )
 
 
@@ -105,6 +105,7 @@ class Stack:
 
     def __init__(self, folder: Path, redis_url: str, **settings: str) -> None:
         self.folder = folder
+        self.root = ROOT  # where the code is that `run` and `start` take
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {
@@ -128,13 +129,15 @@ class Stack:
 
     def run(self, verb: str) -> None:
         """One of the command's verbs, to its end."""
-        subprocess.run([sys.executable, "-m", "app.cli", verb], check=True, env=self.env, cwd=ROOT, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "app.cli", verb], check=True, env=self.env, cwd=self.root, capture_output=True
+        )
 
     def start(self, *names: str) -> None:
         """Starts processes by their names in the Procfile; a device's name (`cpu.1`) is a worker on it."""
         for name in names:
             command = ["/bin/sh", "-c", f"exec {self.command('worker' if _is_device(name) else name)}"]
-            self.processes[name] = launch(command, self.env_of(name), self.folder / f"{name}.log")
+            self.processes[name] = launch(command, self.env_of(name), self.folder / f"{name}.log", self.root)
 
     def env_of(self, name: str) -> dict[str, str]:
         """What a process finds in its environment."""
@@ -177,7 +180,7 @@ class Stack:
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """A follower's whole transcript: the events' data, with their `id` under "id"."""
         with self.http.stream("GET", f"/jobs/{job_id}/stream", params={"after": after}) as response:
-            return list(sse(response))
+            return list(sse(response.iter_lines()))
 
     def close(self) -> None:
         """Ends every process, in the reverse order of their start."""
@@ -190,10 +193,10 @@ def _is_device(name: str) -> bool:
     return name.startswith(("cpu.", "gpu."))
 
 
-def sse(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The events of an SSE answer; heartbeats are left out."""
+def sse(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The events in the lines of an SSE answer; heartbeats are left out."""
     number = 0
-    for line in response.iter_lines():
+    for line in lines:
         if line.startswith("id:"):
             number = int(line[3:])
         elif line.startswith("data:"):

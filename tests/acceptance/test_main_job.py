@@ -53,7 +53,7 @@ def test_a_whole_answer(stack: Stack) -> None:
 
 def test_a_streamed_answer(stack: Stack) -> None:
     with stack.http.stream("POST", "/chat", json=chat(stream=True)) as response:
-        events = list(sse(response))
+        events = list(sse(response.iter_lines()))
 
     assert text_of(events) == ANSWER
     assert numbers(events) == list(range(1, len(events) + 1))
@@ -257,7 +257,7 @@ def test_a_worker_s_death_is_a_pause_and_nothing_else(own_stack: Stack) -> None:
 def _emitted(stack: Stack, job_id: str) -> int:
     """How far a running job has come, by a follower that looks and goes."""
     with httpx.stream("GET", f"{stack.url}/jobs/{job_id}/stream", timeout=30) as response:
-        for event in sse(response):
+        for event in sse(response.iter_lines()):
             if event["id"] > 5:
                 return int(event["id"])
     return 0

@@ -39,7 +39,7 @@ def test_an_engine_that_is_killed_midway_leaves_no_gap(small: Stack) -> None:
     body = question(stream=True, max_tokens=60, ignore_eos=True)
     with small.http.stream("POST", "/chat", json=body, timeout=300) as response:
         events = []
-        for event in sse(response):
+        for event in sse(response.iter_lines()):
             events.append(event)
             if len(events) == 5:
                 os.kill(engine(small), signal.SIGKILL)

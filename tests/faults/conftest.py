@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.ledger import Ledger, warm_up
-from tests.faults.yard import Yard
+from tests.faults.ledger import Ledger, vitals_of, warm_up
+from tests.faults.yard import PARTS, REAL, SCRIPTED, Paced, Yard
+from tests.hub import FakeHub, safetensors
+
+#: What can be pulled: large enough to be caught at half over a slow line.
+REPOS = {"owner/name": {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": safetensors(2_000_000)}}
 
 
 class Shared:
     """The yard, built anew where a failed test left it broken."""
 
-    def __init__(self, folder: Path, starters: dict[str, str]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         self._folder = folder
-        self._starters = starters
+        self._settings = settings
         self._yard: Yard | None = None
         self._built = 0
 
@@ -25,7 +29,7 @@ class Shared:
             self._built += 1
             folder = self._folder / f"yard{self._built}"
             folder.mkdir()
-            self._yard = Yard(folder, **self._starters)
+            self._yard = Yard(folder, **self._settings)
             warm_up(self._yard)
         return self._yard
 
@@ -44,8 +48,15 @@ class Shared:
 
 
 @pytest.fixture(scope="session")
-def shared_yard(tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str]) -> Iterator[Shared]:
-    shared = Shared(tmp_path_factory.mktemp("faults"), starters)
+def hub() -> Iterator[FakeHub]:
+    with FakeHub(REPOS) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def shared_yard(tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str], hub: FakeHub) -> Iterator[Shared]:
+    pulls = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "NO_PROXY": "*", "PULL_DISK_RESERVE": "0"}
+    shared = Shared(tmp_path_factory.mktemp("faults"), starters | pulls)
     yield shared
     shared.close()
 
@@ -61,3 +72,16 @@ def ledger(yard: Yard) -> Iterator[Ledger]:
     yield ledger
     for follower in ledger.followers:
         follower.leave()
+
+
+@pytest.fixture(params=["scripted", pytest.param("smollm2", marks=pytest.mark.faults)])
+def model(request: pytest.FixtureRequest, yard: Yard) -> Iterator[Paced]:
+    """Whose answers break: the scripted engine's, or llama.cpp's, which is in both workers' memory meanwhile."""
+    if request.param == "scripted":
+        yield SCRIPTED
+        return
+    usual = yard.usual
+    with yard.holding_model("smollm2"):
+        yard.usual = {name: vitals_of(yard, name) for name in PARTS}
+        yield REAL
+        yard.usual = usual

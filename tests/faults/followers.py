@@ -16,6 +16,10 @@ from tests.stack import sse
 DEAD = 10.0
 #: The same of a WebSocket, which is pinged every 25 s.
 QUIET = 30.0
+#: How a pull ends well; it has no reason of its own.
+PULLED = "pulled"
+#: All ways to end well.
+WELL = ("stop", "length", PULLED)
 
 
 class Told(NamedTuple):
@@ -26,21 +30,13 @@ class Told(NamedTuple):
     end: str = ""
 
 
-class Follower:
-    """What all kinds have: a transcript, and the moments at which its events came."""
+class Transcript:
+    """What a client was told of a job, from behind the event `after`."""
 
-    def __init__(self, url: str, job_id: str, after: int = 0) -> None:
-        self.url = url
+    def __init__(self, job_id: str, after: int = 0) -> None:
         self.job_id = job_id
         self.after = after
         self.told: list[Told] = []
-        self.moments: list[float] = []
-        self.connections = 0
-        self.failure: Exception | None = None
-        self._leaving = threading.Event()
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"{type(self).__name__}-{job_id}", daemon=True)
-        self._thread.start()
 
     @property
     def last(self) -> int:
@@ -55,6 +51,31 @@ class Follower:
     def end(self) -> str:
         """How the job ended, once it has."""
         return self.told[-1].end if self.told else ""
+
+    def ended(self, seconds: float = 0.0) -> None:
+        """Fails where no end came; nobody is here who could wait for it."""
+        assert self.end, f"{self}: no end; it has {self.told[-3:]}"
+
+    def leave(self) -> None:
+        """Follows no more."""
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} of {self.job_id} behind {self.last}"
+
+
+class Follower(Transcript):
+    """What all that follow by themselves have: a thread, and the moments at which their events came."""
+
+    def __init__(self, url: str, job_id: str, after: int = 0) -> None:
+        super().__init__(job_id, after)
+        self.url = url
+        self.moments: list[float] = []
+        self.connections = 0
+        self.failure: Exception | None = None
+        self._leaving = threading.Event()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"{type(self).__name__}-{job_id}", daemon=True)
+        self._thread.start()
 
     @property
     def pause(self) -> float:
@@ -80,9 +101,6 @@ class Follower:
         """Follows no more."""
         self._leaving.set()
         self._thread.join(DEAD + 5)
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__} of {self.job_id} behind {self.last}"
 
     def _take(self, event: Told) -> None:
         with self._changed:
@@ -119,15 +137,16 @@ class SseFollower(Follower):
             if answer.status_code == 503:
                 return
             assert answer.status_code == 200, f"{answer.status_code}: {answer.read()!r}"
-            for data in sse(answer):
-                event = _of_sse(data)
+            for data in sse(answer.iter_lines()):
+                event = of_sse(data)
                 if event is not None:
                     self._take(event)
                 if self._leaving.is_set():
                     return
 
 
-def _of_sse(data: dict[str, Any]) -> Told | None:
+def of_sse(data: dict[str, Any]) -> Told | None:
+    """What a frame tells; None where it tells nothing of the job."""
     if "delta" in data and not data["done"]:
         return Told(data["id"], data["delta"].get("content", ""))
     if data.get("done") and "error" in data:
@@ -135,7 +154,7 @@ def _of_sse(data: dict[str, Any]) -> Told | None:
         # What ends a connection and not the job has no number of its own.
         return None if code == "slow_consumer" or code.endswith("_unavailable") else Told(data["id"], "", code)
     if data.get("done"):
-        return Told(data["id"], "", data["done_reason"])
+        return Told(data["id"], "", data["done_reason"] or PULLED)
     return None
 
 
@@ -151,7 +170,7 @@ class SocketFollower(Follower):
                 if frame["type"] == "token":
                     self._take(Told(frame["seq"], frame["text"]))
                 elif frame["type"] == "done":
-                    self._take(Told(frame["seq"], "", frame["done_reason"]))
+                    self._take(Told(frame["seq"], "", frame["done_reason"] or PULLED))
                     return
                 elif frame["type"] == "error":
                     if "seq" in frame:
@@ -189,8 +208,8 @@ class HeldChat(Follower):
             if self.status != 200:
                 answer.read()
                 return
-            for data in sse(answer):
-                event = _of_sse(data)
+            for data in sse(answer.iter_lines()):
+                event = of_sse(data)
                 if event is not None:
                     self._take(event)
                 if self._leaving.is_set():

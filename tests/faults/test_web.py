@@ -1,4 +1,4 @@
-"""Faults of the web process, and of its clients."""
+"""Faults of the web process, and of those that work unseen."""
 
 import signal
 import time
@@ -6,10 +6,8 @@ import time
 import httpx
 import pytest
 
-from tests.faults.followers import SocketFollower, SseFollower
 from tests.faults.ledger import GRACE, Ledger
-from tests.faults.proxy import Proxy
-from tests.faults.yard import PARTS, Yard
+from tests.faults.yard import Yard
 from tests.stack import eventually
 
 
@@ -43,53 +41,6 @@ def test_the_web_process_killed_between_commit_and_send(yard: Yard, ledger: Ledg
         ledger.follow(row.id)
     ledger.hold()
     assert {yard.job(row.id)["status"] for row in rows} == {"succeeded"}
-
-
-@pytest.mark.faults
-def test_a_rolling_restart_of_all(yard: Yard, ledger: Ledger) -> None:
-    jobs = [ledger.submit(max_tokens=150, scripted_tokens_per_second=10) for _ in range(3)]
-    for job_id in jobs:
-        ledger.emitted(job_id, 5)
-    for name in PARTS:
-        yard.end(name, 1)
-        yard.ready()
-    ledger.hold()
-    assert {(job["status"], job["losses"]) for job in map(yard.job, jobs)} == {("succeeded", 0)}
-
-
-def test_a_client_gone_without_a_word_is_forgotten(yard: Yard, ledger: Ledger) -> None:
-    """Its network is silent: no packet says that it went."""
-    network = Proxy(yard.port)
-    url = f"http://127.0.0.1:{network.port}"
-    job_id = ledger.submit(max_tokens=80, scripted_tokens_per_second=20, follow=1)
-    gone = [SseFollower(url, job_id), SocketFollower(url, job_id)]
-    for follower in gone:
-        follower.got(5)
-    network.silence()
-    ledger.of(job_id)[0].ended()
-    network.cut()
-    for follower in gone:
-        follower.leave()
-    network.close()
-    ledger.hold()
-
-
-@pytest.mark.faults
-def test_a_hundred_followers_at_once_are_told_the_same(yard: Yard, ledger: Ledger) -> None:
-    job_id = ledger.submit(max_tokens=100, scripted_tokens_per_second=20, follow=100)
-    ledger.hold()
-    assert yard.job(job_id)["status"] == "succeeded"
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("name", ["keeper", "beat", "puller", "web"])
-@pytest.mark.parametrize("times", [1, 2])
-def test_any_part_asked_to_end(yard: Yard, ledger: Ledger, name: str, times: int) -> None:
-    job_id = ledger.submit(max_tokens=60, scripted_tokens_per_second=20)
-    ledger.emitted(job_id, 5)
-    yard.end(name, times)
-    ledger.hold()
-    assert (yard.job(job_id)["status"], yard.job(job_id)["losses"]) == ("succeeded", 0)
 
 
 @pytest.mark.parametrize("name", ["keeper", "beat"])

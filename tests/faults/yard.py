@@ -44,6 +44,22 @@ class Vitals(NamedTuple):
     processes: int
 
 
+class Paced(NamedTuple):
+    """Jobs of one model: `long` has time to break in its middle, `late` before its first token."""
+
+    long: dict[str, Any]
+    late: dict[str, Any]
+
+
+SCRIPTED = Paced(
+    {"max_tokens": 60, "scripted_tokens_per_second": 20}, {"max_tokens": 3, "scripted_tokens_per_second": 0.5}
+)
+REAL = Paced(
+    {"model": "smollm2", "max_tokens": 500, "ignore_eos": True},
+    {"model": "smollm2", "max_tokens": 20, "ignore_eos": True, "text": "and so on " * 1500},
+)
+
+
 class Broker:
     """The embedded broker, which a test may kill, freeze, and rob of its memory."""
 
@@ -128,14 +144,33 @@ class Yard(Stack):
 
     def is_whole(self) -> bool:
         """Whether both workers are there and warm. One that is cold is asked to load; a dead one has only its card."""
-        pids = {process.pid for process in self.processes.copy().values()}
-        workers = [worker for worker in self.http.get("/health").json()["workers"] if worker["pid"] in pids]
+        workers = self._cards()
         cold = [w for w in workers if not any(held["model"] == "scripted" for held in w["models"])]
         for worker in cold:
             if not worker["loading"]:
                 self.http.post("/models/scripted/load", json={"worker": worker["node"]})
         ready = self.http.get("/health/ready").status_code == 200
         return ready and not cold and {worker["device"] for worker in workers} == set(WORKERS)
+
+    @contextmanager
+    def holding_model(self, name: str) -> Iterator[None]:
+        """A model in the memory of both workers within the block, and of none at its end."""
+        for worker in self._cards():
+            self.http.post(f"/models/{name}/load", json={"worker": worker["node"]}).raise_for_status()
+        eventually(lambda: self._holders(name) == len(WORKERS), seconds=120, what=f"{name} in both workers")
+        try:
+            yield
+        finally:
+            self.http.post(f"/models/{name}/unload", json={"force": True}).raise_for_status()
+            eventually(lambda: self._holders(name) == 0, seconds=60, what=f"no {name} in memory")
+
+    def _holders(self, name: str) -> int:
+        return sum(any(held["model"] == name for held in card["models"]) for card in self._cards())
+
+    def _cards(self) -> list[dict[str, Any]]:
+        """What the workers say of themselves; a dead one has only its card, which goes a little later."""
+        pids = {process.pid for process in self.processes.copy().values()}
+        return [worker for worker in self.http.get("/health").json()["workers"] if worker["pid"] in pids]
 
     def _supervise(self) -> None:
         while not self._closing.wait(0.05):

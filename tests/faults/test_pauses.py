@@ -1,0 +1,78 @@
+"""G6: for how long a worker's death is seen. What the machine itself was late by, in the same run, is not counted."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ledger import Ledger
+from tests.faults.yard import WORKERS, Paced, Yard
+
+pytestmark = pytest.mark.faults
+
+#: Seconds that the promise allows: with a warm peer on the host, with one elsewhere, and beside the load of one alone.
+HERE, ELSEWHERE, ALONE = 2.0, 20.0, 5.0
+
+
+def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tuple[float, float]:
+    """The longest pause of the jobs whose worker was killed, and of those whose worker was not."""
+    jobs = [ledger.submit(**model.long) for _ in range(8)]
+    for job_id in jobs:
+        ledger.emitted(job_id, 10)
+    hit = {job_id for job_id in jobs if yard.owner(job_id) == victim}
+    yard.kill(victim)
+    for job_id in jobs:
+        for follower in ledger.of(job_id):
+            follower.ended()
+    assert {yard.job(job_id)["losses"] for job_id in hit} == {1}
+    return _pause(ledger, hit), _pause(ledger, set(jobs) - hit)
+
+
+def _pause(ledger: Ledger, jobs: set[str]) -> float:
+    assert jobs
+    return max(follower.pause for job_id in jobs for follower in ledger.of(job_id))
+
+
+def test_with_a_warm_peer_on_the_host(yard: Yard, ledger: Ledger, model: Paced) -> None:
+    pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
+    ledger.hold()
+    assert pause <= HERE + noise
+
+
+def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger, model: Paced) -> None:
+    """The keeper cannot see the process, so that only the lease tells; with the product's own times."""
+    times = {"LEASE_SECONDS": "15", "RENEW_SECONDS": "5"}
+    yard.settings |= {name: times for name in (*WORKERS, "keeper")} | {"cpu.0": times | {"NODE": "elsewhere"}}
+    try:
+        for name in (*WORKERS, "keeper"):
+            yard.kill(name)
+        yard.ready()
+        with yard.holding("cpu.0"):
+            pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
+        ledger.hold()
+    finally:
+        yard.settings.clear()
+        for name in (*WORKERS, "keeper"):
+            yard.kill(name)
+    yard.ready()
+    assert pause <= ELSEWHERE + noise
+
+
+def test_of_a_worker_that_was_alone(yard: Yard, ledger: Ledger, model: Paced) -> None:
+    with yard.holding("cpu.1"):
+        yard.kill("cpu.1")
+        job_id = ledger.submit(**model.long)
+        ledger.emitted(job_id, 10)
+        yard.kill("cpu.0")
+        for follower in ledger.of(job_id):
+            follower.ended()
+        noise = sum(_waited(process.pid) for process in yard.family("cpu.0"))
+        name = yard.job(job_id)["model"]
+        [load] = [m["load_duration"] / 1e9 for m in yard.http.get("/models").json()["models"] if m["model"] == name]
+    ledger.hold()
+    assert _pause(ledger, {job_id}) <= load + ALONE + noise
+
+
+def _waited(pid: int) -> float:
+    """Seconds for which a process was ready to run and others had the processor: the second field of `schedstat`."""
+    path = Path(f"/proc/{pid}/schedstat")
+    return int(path.read_text().split()[1]) / 1e9 if path.exists() else 0.0
