@@ -124,9 +124,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def register(catalog: Catalog, name: str, path: Path, facts: dict[str, Any], *, source: str = "import") -> Model:
+def register(
+    catalog: Catalog, name: str, path: Path, facts: dict[str, Any], *, source: str = "import", quantize: str = "auto"
+) -> Model:
     """Lists it. Raises BadModelError where no engine could answer with it."""
     if facts["task"] is None:
         raise BadModelError("not_a_model", f"It is no language model: its architecture is {facts['architecture']}.")
-    catalog.add(name, path, format=facts["format"], size_bytes=facts["size_bytes"], source=source, facts=facts)
+    size = facts["size_bytes"]
+    catalog.add(name, path, format=facts["format"], size_bytes=size, source=source, quantize=quantize, facts=facts)
     return catalog.find(name)

@@ -24,7 +24,7 @@ from app.web.current import here
 from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
 from app.web.offload import offload
 from app.web.residence import residence
-from app.web.schemas import ModelName, ModelPath, Strict
+from app.web.schemas import ModelName, ModelPath, Quantize, Strict
 from app.web.views import iso
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,7 @@ class ImportBody(Strict):
     path: Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
     name: ModelName | None = Field(None, description="Without one, the folder's or the file's own.")
     own: bool = Field(False, alias="copy", description="Copies the files into DATA_DIR first.")
+    quantize: Quantize = "auto"
 
 
 class RemoveQuery(Strict):
@@ -91,7 +92,7 @@ def import_model(body: ImportBody) -> tuple[Response, int]:
     imports.check_files(kernel.settings, path, facts)
     if body.own:
         path = offload(imports.copied, kernel.settings, name, path, facts)
-    return _show(kernel, imports.register(kernel.catalog, name, path, facts)), 201
+    return _show(kernel, imports.register(kernel.catalog, name, path, facts, quantize=body.quantize)), 201
 
 
 @library.get("/models/<path:name>", summary="Show a model", responses={200: ModelAnswer})

@@ -241,12 +241,16 @@ class ClearBody(OptionalBody):
     model: ModelName | None = None
 
 
+#: How an engine should load the weights.
+Quantize = Literal["auto", "q4", "q8", "fp16", "fp32", "no"]
+
+
 class PullBody(Strict):
     """A model to download."""
 
     model: ModelName = Field(description="`name`, `owner/name`, `owner/name:Q4_K_M` of a GGUF repository, or an alias.")
     revision: Revision | None = Field(None, description="A branch, a tag or a commit.")
-    quantize: Literal["auto", "q4", "q8", "fp16", "fp32", "no"] = "auto"
+    quantize: Quantize = "auto"
     init: bool = Field(False, description="Load the model once it is here.")
     priority: Priority = DEFAULT_PRIORITY
 

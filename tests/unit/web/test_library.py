@@ -164,7 +164,8 @@ def test_a_model_on_this_machine_is_imported(client: FlaskClient, kernel: Kernel
 
 def test_an_import_may_copy(client: FlaskClient, kernel: Kernel, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "tuned")
-    shown = client.post("/models/import", json={"path": str(folder), "copy": True}).get_json()
+    shown = client.post("/models/import", json={"path": str(folder), "copy": True, "quantize": "fp32"}).get_json()
+    assert shown["quantize"] == "fp32"
     assert shown["local_path"] == str(kernel.settings.models_dir / "tuned")
     assert client.delete("/models/tuned").get_json()["files_deleted"] is True
     assert (folder.exists(), (kernel.settings.models_dir / "tuned").exists()) == (True, False)
