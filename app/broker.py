@@ -15,6 +15,9 @@ log = structlog.get_logger(__name__)
 
 #: Seconds without trying, after a call that got no answer.
 REST = 1.0
+#: How many connections a process may have open. A call that finds all of them at work waits its turn: a thousand
+#: followers that come at once must cost the broker neither a thousand connections nor anybody an error.
+CONNECTIONS = 16
 
 
 class _Rest:
@@ -79,14 +82,17 @@ def _noting(rest: _Rest) -> Iterator[None]:
 def connect(url: str, *, timeout: float = 5.0) -> "redis.Redis":
     """A client whose every call ends: no call hangs on a broker that is gone."""
     base = parse_url(url).get("connection_class", redis.Connection)  # type: ignore[no-untyped-call]
-    return redis.Redis.from_url(
+    pool = redis.BlockingConnectionPool.from_url(
         url,
+        max_connections=CONNECTIONS,
+        timeout=timeout,
         connection_class=_resting(base, _Rest(timeout)),
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         socket_keepalive=True,
         health_check_interval=30,
     )
+    return redis.Redis.from_pool(pool)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """The bus: what it writes goes by itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+from app.broker import CONNECTIONS
 from app.bus import Entry
 from app.events import Token
 from app.jobs import new_id
@@ -13,3 +16,10 @@ def test_a_stream_whose_owner_dies_after_its_first_event_goes_by_itself(kernel: 
     keys = list(kernel.bus.redis.scan_iter(f"*{job_id}"))
     assert len(keys) == 2
     assert all(100 <= kernel.bus.redis.ttl(key) <= 100 + kernel.settings.stream_ttl_seconds for key in keys)
+
+
+def test_a_thousand_callers_at_once_share_a_few_connections(kernel: Kernel) -> None:
+    before = kernel.bus.redis.info("clients")["connected_clients"]
+    with ThreadPoolExecutor(150) as pool:  # each waits its turn, and none is refused
+        list(pool.map(lambda _: kernel.bus.redis.eval("for n = 1, 20000 do end return 1", 0), range(1000)))
+    assert kernel.bus.redis.info("clients")["connected_clients"] - before < CONNECTIONS
