@@ -14,6 +14,7 @@ from app.web import (
     chat,
     console,
     described,
+    door,
     errors,
     groups,
     health,
@@ -56,11 +57,12 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
         doc_ui=False,
         static_folder=None,
     )
-    app.json = bodies.Provider(app)
     app.extensions[KEY] = site
     app.extensions[health.KEY] = Vitals(site)
     observed.register(app, audit=kernel.settings.audit_log)
+    door.register(app, kernel.settings)
     security.register(app, kernel.settings)
+    bodies.register(app)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases, tokens.tokens)
     nouns = (sessions.sessions, workers.workers, queues.queues, metrics.metrics)

@@ -1,15 +1,34 @@
-"""JSON as it arrives, over HTTP and WebSocket alike: one strict decoder, and an error that says what is wrong.
+"""Bodies and JSON as they arrive, over HTTP and WebSocket alike: one strict decoder, and errors that say what is wrong.
 
 Strict means what Python's own decoder is not: half a surrogate pair is no text (no engine, database or socket could
-carry it on), NaN is no number, and depth is bounded.
+carry it on), NaN is no number, a name stands once in an object (two readers would choose differently), and depth and
+whole numbers are bounded.
 """
 
+import json
+import re
 from typing import Any
 
 import msgspec
+from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
+from werkzeug.exceptions import UnsupportedMediaType
 
 from app.errors import InvalidRequestError
+
+MAX_BODY = 2 * 1024 * 1024
+MAX_FILE = 200 * 1024 * 1024
+MAX_JOBS = 64 * 1024 * 1024
+#: A form's parts: OpenAI's clients send two to four.
+MAX_PARTS = 16
+#: A schema has 64 levels; what stands around it has the rest.
+MAX_DEPTH = 100
+#: Whole numbers are within what databases and MessagePack hold.
+INTEGERS = range(-(2**63), 2**64)
+#: Many JSON objects, a line each.
+NDJSON = "application/x-ndjson"
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 
 
 class Provider(DefaultJSONProvider):
@@ -23,11 +42,19 @@ class Provider(DefaultJSONProvider):
 def decode(raw: str | bytes, what: str) -> Any:
     """A JSON value; `what` begins the message where it is none. Raises InvalidRequestError."""
     try:
-        return msgspec.json.decode(raw)
+        value = msgspec.json.decode(raw)
     except RecursionError:
-        raise InvalidRequestError(f"{what} is nested too deeply.") from None
+        raise InvalidRequestError(f"{what} is nested too deeply; {MAX_DEPTH} levels are the limit.") from None
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise InvalidRequestError(f"{what} is not valid JSON: {error}") from None
+    data = raw.encode() if isinstance(raw, str) else raw
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
+        raise InvalidRequestError(f"{what} is nested too deeply; {MAX_DEPTH} levels are the limit.")
+    try:
+        (_bounded if _LONG_NUMBER.search(data) else _plain).decode(data.decode())
+    except ValueError as error:
+        raise InvalidRequestError(f"{what} {error}.") from None
+    return value
 
 
 def decode_object(raw: str | bytes, what: str) -> dict[str, Any]:
@@ -36,3 +63,71 @@ def decode_object(raw: str | bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRequestError(f"{what} must be a JSON object.")
     return value
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects lie more than `depth` within each other. No deeper is looked."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has the name '{twice[:100]}' twice in one object")
+    return found
+
+
+def _within(digits: str) -> int:
+    if len(digits) > 21 or int(digits) not in INTEGERS:
+        raise ValueError(f"has a whole number with {len(digits.lstrip('-'))} digits, which is too large")
+    return 0
+
+
+# They only look: what is used is what msgspec read.
+_plain = json.JSONDecoder(object_pairs_hook=_once)
+_bounded = json.JSONDecoder(object_pairs_hook=_once, parse_int=_within)
+
+
+def register(app: Flask) -> None:
+    """Holds the bodies of all requests to their form, once it is known who sends them."""
+    app.json = Provider(app)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_FORM_PARTS"] = MAX_PARTS
+    app.before_request(_check)
+
+
+def _check() -> None:
+    """Raises InvalidRequestError; 400, 413 and 415."""
+    # What leads nowhere is told so by the router, whatever its body.
+    if request.routing_exception is not None or request.method not in ("POST", "PUT", "PATCH", "DELETE"):
+        return
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        # A small body could become a huge one.
+        raise UnsupportedMediaType
+    if _is_large():
+        request.max_content_length = MAX_FILE if request.path == "/v1/files" else MAX_JOBS
+        return
+    if not request.content_length and not request.headers.get("Transfer-Encoding"):
+        return  # some routes need no body; where one is needed, its model says so
+    # Raises 400 and 415, with their reasons. Ollama asks for no content type, and its users' curl lines send none.
+    if not isinstance(request.get_json(force=request.path.startswith("/api/")), dict):
+        raise InvalidRequestError("The body must be a JSON object.")
+
+
+def _is_large() -> bool:
+    """Whether the body is a file, or many jobs: it is read as it comes, and not as one JSON object."""
+    return request.method == "POST" and (
+        request.path == "/v1/files" or (request.path == "/jobs" and request.mimetype == NDJSON)
+    )

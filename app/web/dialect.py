@@ -6,7 +6,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from app.web.formats import MAX_BYTES, schema_text
-from app.web.schemas import ChatBody, Message
+from app.web.schemas import MAX_MESSAGES, ChatBody, Message
 
 MAX_TOOLS = 128
 
@@ -20,7 +20,7 @@ class Turn(Message):
 class DialectBody(ChatBody):
     """A chat as a dialect translates it."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]  # type: ignore[assignment]  # more than a Message
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]  # type: ignore[assignment]  # more than a Message
     tools: list[dict[str, Any]] = Field(default_factory=list)
     forced: bool = False  #: the answer is one call of one of the tools, held to a schema
     single: bool = False  #: of several calls only the first is told

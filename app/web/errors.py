@@ -66,7 +66,7 @@ _REMEDIES = {
     404: "There is nothing at {method} {path}. /docs lists what there is.",
     405: "{path} does not take {method}; it takes {allowed}.",
     413: "The body is larger than this server takes.",
-    415: "Send the body as JSON, with the header 'Content-Type: application/json'.",
+    415: "Send the body as JSON, not compressed, with the header 'Content-Type: application/json'.",
 }
 
 

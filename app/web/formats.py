@@ -4,28 +4,17 @@ from typing import Any
 
 import msgspec
 
+from app.web.bodies import is_deeper
+
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 64
 
 
 def schema_text(schema: dict[str, Any]) -> str:
     """The schema as JSON text. Raises ValueError for one that is too large."""
-    if _depth(schema) > MAX_DEPTH:
+    if is_deeper(schema, MAX_DEPTH):
         raise ValueError(f"a JSON schema is nested {MAX_DEPTH} deep at most")
     text = msgspec.json.encode(schema).decode()
     if len(text) > MAX_BYTES:
         raise ValueError(f"a JSON schema has {MAX_BYTES // 1024} KiB at most")
     return text
-
-
-def _depth(value: Any) -> int:
-    """How deep a value is nested; no deeper than MAX_DEPTH + 1 is looked."""
-    depth, level = 0, [value]
-    while level and depth <= MAX_DEPTH:
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
-        ]
-        depth += 1
-    return depth

@@ -13,13 +13,12 @@ from app.keys import Key
 from app.models import Job
 from app.web import sse
 from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
-from app.web.bodies import decode_object
+from app.web.bodies import NDJSON, decode_object
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
 from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.schemas import ChatBody, Strict
-from app.web.security import NDJSON
 from app.web.submit import generation
 
 groups = blueprint("groups", "jobs", "Everything that was accepted.")

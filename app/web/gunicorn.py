@@ -1,5 +1,6 @@
 """Gunicorn's configuration: one event loop a process, ten thousand connections each."""
 
+import json
 import os
 import resource
 import shutil
@@ -46,11 +47,24 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Logs as all processes do."""
+    """Logs as all processes do; and what never becomes a request is refused in JSON too."""
     del worker
+    from gunicorn import util
+
     from app.logs import configure
 
     configure(_settings)
+    util.write_error = _refuse
+
+
+def _refuse(sock: Any, status: int, reason: str, message: str) -> None:
+    """The answer to bytes that are no HTTP, or beyond gunicorn's limits of lines and headers. All are the client's."""
+    status, reason = (400, "Bad Request") if status == 501 else (status, reason)
+    said = f"{reason}. {message}"[:300]
+    error = {"code": "invalid_request" if status < 500 else "internal", "message": said, "param": None}
+    body = json.dumps({"error": error | {"request_id": None}, "detail": said})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
 
 
 # A follower is a descriptor; the usual soft limit of 1024 would end the service long before the machine does.

@@ -20,6 +20,7 @@ from app.web.formats import schema_text
 MAX_TIMEOUT = 600
 MAX_STOPS = 16
 MAX_CHOICES = 16
+MAX_MESSAGES = 2048
 MAX_SEQ = 2**53 - 1
 
 
@@ -67,7 +68,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@-]{1,64}$")]
 Priority = Annotated[int, Field(ge=0, le=9, description="0 is the most urgent.")]
 Revision = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")]
-Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 KeepAlive = Annotated[
@@ -168,7 +169,7 @@ class GenerateBody(SamplingBody):
 class ChatBody(GenerateBody):
     """A chat to answer."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     session_id: SessionId | None = Field(
         None, description="What the session remembers goes before the messages; they and the answer are appended to it."
     )

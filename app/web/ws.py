@@ -3,25 +3,27 @@
 from typing import Annotated, Any, Literal
 
 import structlog
-from flask import Flask
+from flask import Flask, request
 from flask_sock import Sock
 from pydantic import Field, TypeAdapter, ValidationError
 from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import State
-from app.web.bodies import decode_object
+from app.web.bodies import MAX_BODY, decode_object
 from app.web.connection import Socket
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
 from app.web.schemas import MAX_SEQ, ChatBody, Seq, Strict
-from app.web.security import MAX_BODY
 from app.web.submit import submit_generation
 
 log = structlog.get_logger(__name__)
 
 #: Seconds between pings; a client that misses one is gone.
 PING = 25
+
+#: Frames that may always wait, however long they are; and the code of a close that asks for patience (RFC 6455).
+MAX_WAITING, TRY_AGAIN_LATER = 2, 1013
 
 #: It comes back on every frame, so it is short.
 MAX_REF = 256
@@ -75,6 +77,7 @@ def register(app: Flask) -> None:
     """Serves /ws."""
     app.config["SOCK_SERVER_OPTIONS"] = {"ping_interval": PING, "max_message_size": MAX_BODY}
     sock = Sock(app)
+    app.before_request(_plainly)
 
     @sock.route("/ws")  # type: ignore[untyped-decorator]  # flask-sock has no types
     def serve(connection: Any) -> None:
@@ -82,11 +85,26 @@ def register(app: Flask) -> None:
         socket = Socket(site, connection)
         try:
             while True:
-                _receive(site, socket, connection.receive())
+                _receive(site, socket, _next(connection))
         except ConnectionClosed:
             return
         finally:
             socket.close()
+
+
+def _plainly() -> None:
+    """Nothing is compressed on a socket: a small frame could become a huge one, and tokens are too short to gain."""
+    if request.path == "/ws":
+        request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
+
+
+def _next(connection: Any) -> str | bytes:
+    """The next frame. A client that sends faster than its frames are dealt with may not fill the memory."""
+    waiting = connection.input_buffer
+    if len(waiting) > MAX_WAITING and sum(map(len, waiting)) > 2 * MAX_BODY:
+        connection.close(TRY_AGAIN_LATER, "Too many frames wait here; read the answers to the earlier ones first.")
+    frame: str | bytes = connection.receive()
+    return frame
 
 
 def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:

@@ -27,7 +27,6 @@ def page() -> Response:
 
 def _guarded(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = POLICY
-    response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     return response
 

@@ -8,13 +8,13 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Event, Progress
+from app.web.bodies import NDJSON
 from app.web.current import here
 from app.web.errors import failure_of, raise_failure
 from app.web.ollama.names import LATEST
 from app.web.ollama.schemas import Named
 from app.web.ollama.talk import line
 from app.web.schemas import PullBody
-from app.web.security import NDJSON
 from app.web.sse import closing
 from app.web.stream import Events, follow
 from app.web.submit import PULL_TIMEOUT, submit_pull

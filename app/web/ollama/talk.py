@@ -11,6 +11,7 @@ from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Token
 from app.models import Job
+from app.web.bodies import NDJSON
 from app.web.current import here
 from app.web.errors import failure_of, translating
 from app.web.fold import Fold, Parts
@@ -18,7 +19,6 @@ from app.web.held import events_of, gathered, opened
 from app.web.ollama import memory, residence
 from app.web.ollama.names import resolved
 from app.web.ollama.schemas import ChatRequest, GenerateRequest
-from app.web.security import NDJSON
 from app.web.sse import closing
 from app.web.stream import Events
 from app.web.submit import submit_generation

@@ -14,14 +14,13 @@ from app.kernel import Kernel
 from app.models import Batch, Job, Model
 from app.results import usage_of
 from app.store import Detail
-from app.web.bodies import decode_object
+from app.web.bodies import MAX_BODY, decode_object
 from app.web.errors import STATUSES, translating
 from app.web.fold import opens_thought
 from app.web.openai import chat, completions
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
 from app.web.openai.shapes import failed
 from app.web.schemas import GenerateBody
-from app.web.security import MAX_BODY
 from app.web.submit import generation
 
 MAX_LINES = 50_000
