@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.orm import defer
 
 from app import totals
 from app.clock import Clock
@@ -61,6 +62,10 @@ class Lane(NamedTuple):
 
 HINTS = sa.select(Job.id, Job.kind, Job.model, Job.priority)
 _WHOLE = sa.select(Job, Pull, Result).outerjoin(Pull, Pull.job_id == Job.id).outerjoin(Result, Result.job_id == Job.id)
+#: What may be long is left where it is: a page of jobs would else be as heavy as all their prompts and answers.
+_LIGHT = _WHOLE.options(
+    *(defer(long, raiseload=True) for long in (Job.request, Job.traceback, Result.text, Result.log))
+)
 
 
 class Reads:
@@ -89,10 +94,13 @@ class Reads:
         before: str | None = None,
         limit: int = 50,
     ) -> list[Detail]:
-        """A page of jobs, newest first. `before` is the last id of the page before; `since` a time of creation."""
+        """A page of jobs, newest first, without their requests, texts and tracebacks.
+
+        `before` is the last id of the page before; `since` a time of creation.
+        """
         wanted = {Job.status: status, Job.kind: kind, Job.model: model, Job.group_id: group}
         query = (
-            _WHOLE.where(*(column == value for column, value in wanted.items() if value is not None))
+            _LIGHT.where(*(column == value for column, value in wanted.items() if value is not None))
             .order_by(Job.id.desc())
             .limit(limit)
         )

@@ -155,8 +155,8 @@ class JobError(Answer):
     message: str
 
 
-class Generation(Counts):
-    """A job that answers a chat."""
+class Listed(Counts):
+    """A job that answers a chat, as one of many."""
 
     id: str
     kind: Kind
@@ -166,13 +166,18 @@ class Generation(Counts):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    request: dict[str, Any]
-    text: str
     done_reason: DoneReason | Literal[""]
     attempt: int
     losses: int = Field(description="How many workers died under it.")
     worker: str | None
     error: JobError | None
+
+
+class Generation(Listed):
+    """A job that answers a chat, whole."""
+
+    request: dict[str, Any]
+    text: str
     traceback: str | None = None
     choices: list[Choice] = []
     position: int = Field(1, description="Its place in the queue, while it waits; 10000 stands for all beyond.")
@@ -218,7 +223,7 @@ class JobAnswer(RootModel[Generation | PullJob]):
 class JobsAnswer(Answer):
     """A page of jobs, newest first."""
 
-    jobs: list[Generation | PullJob]
+    jobs: list[Listed | PullJob]
     next: str | None = Field(description="The `before` of the page behind this one.")
 
 

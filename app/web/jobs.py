@@ -19,7 +19,7 @@ from app.web.offload import offload
 from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
-from app.web.views import show, waiting
+from app.web.views import listed, show, waiting
 
 jobs = blueprint("jobs", "jobs", "Everything that was accepted.")
 
@@ -45,7 +45,7 @@ def _many() -> tuple[Response, int] | None:
 
 @jobs.get("/jobs", summary="List jobs", responses={200: JobsAnswer})
 def list_jobs(query: JobsQuery) -> Response:
-    """Newest first. `next` is the `before` of the page behind, or null."""
+    """Newest first, without what was asked and said; `next` is the `before` of the page behind, or null."""
     since = query.since
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
@@ -61,7 +61,7 @@ def list_jobs(query: JobsQuery) -> Response:
     )
     more = len(page) > query.limit
     page = page[: query.limit]
-    return jsonify({"jobs": [show(detail) for detail in page], "next": page[-1].job.id if more else None})
+    return jsonify({"jobs": [listed(detail) for detail in page], "next": page[-1].job.id if more else None})
 
 
 @jobs.get("/jobs/<id>", summary="Show a job", responses={200: ShownAnswer})

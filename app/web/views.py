@@ -95,8 +95,13 @@ def show(detail: Detail, *, traceback: bool = False) -> dict[str, Any]:
     """A job of either kind."""
     if detail.job.kind == Kind.PULL and detail.pull is not None:
         return _pull(detail.job, detail.pull, traceback)
-    shown = _generation(detail)
+    shown = _generation(detail) | _said(detail)
     return shown | {"traceback": detail.job.traceback} if traceback else shown
+
+
+def listed(detail: Detail) -> dict[str, Any]:
+    """A job as one of many: without what was asked and said, which may be long."""
+    return show(detail) if detail.pull is not None else _generation(detail)
 
 
 def _pull(job: Job, pull: Pull, traceback: bool) -> dict[str, Any]:
@@ -146,7 +151,7 @@ def standing(pull: Pull) -> dict[str, Any]:
 def _generation(detail: Detail) -> dict[str, Any]:
     job, result = detail.job, detail.result
     usage = usage_of(result) if result is not None else Usage()
-    shown: dict[str, Any] = {
+    return {
         "id": job.id,
         "kind": job.kind,
         "model": job.model,
@@ -155,8 +160,6 @@ def _generation(detail: Detail) -> dict[str, Any]:
         "created_at": iso(job.created_at),
         "started_at": iso(job.started_at),
         "finished_at": iso(job.finished_at),
-        "request": job.request,
-        "text": result.text if result is not None else "",
         "done_reason": result.done_reason if result is not None else "",
         **counts(usage),
         "attempt": job.attempt,
@@ -164,8 +167,11 @@ def _generation(detail: Detail) -> dict[str, Any]:
         "worker": job.worker,
         "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
     }
-    if result is not None and job.request.get("n", 1) > 1:
-        tokens = list(Log.decode(result.log).tokens(result.text))
-        shown["choices"] = choices_of(job, tokens, result.done_reason)
-        shown["text"] = shown["choices"][0]["message"]["content"]
-    return shown
+
+
+def _said(detail: Detail) -> dict[str, Any]:
+    job, result = detail.job, detail.result
+    if result is None or job.request.get("n", 1) == 1:
+        return {"request": job.request, "text": "" if result is None else result.text}
+    choices = choices_of(job, list(Log.decode(result.log).tokens(result.text)), result.done_reason)
+    return {"request": job.request, "text": choices[0]["message"]["content"], "choices": choices}

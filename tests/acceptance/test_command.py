@@ -86,7 +86,8 @@ def test_a_conversation_remembers_what_was_said(stack: Stack) -> None:
     assert process.returncode == 0
     assert said.count("t0") == 2
     newest = stack.http.get("/jobs", params={"limit": 1}).json()["jobs"][0]
-    turns = [(message["role"], message["content"]) for message in newest["request"]["messages"]]
+    asked = stack.http.get(f"/jobs/{newest['id']}").json()["request"]
+    turns = [(message["role"], message["content"]) for message in asked["messages"]]
     assert turns == [("system", "Be brief."), ("user", "one"), ("assistant", "t0"), ("user", "two\nlines")]
 
 

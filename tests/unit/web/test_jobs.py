@@ -61,6 +61,15 @@ def test_jobs_come_in_pages_newest_first(client: FlaskClient, kernel: Kernel) ->
     assert third["next"] is None
 
 
+def test_a_list_leaves_out_what_may_be_long(client: FlaskClient, worker: Worker) -> None:
+    job = client.post("/jobs", json=BODY | {"n": 2}).get_json()
+    worker.answer(job["id"])
+    (listed,) = client.get("/jobs").get_json()["jobs"]
+    whole = client.get(f"/jobs/{job['id']}").get_json()
+    assert whole.keys() - listed.keys() == {"request", "text", "choices"}
+    assert listed.items() <= whole.items()
+
+
 def test_jobs_are_filtered(client: FlaskClient, kernel: Kernel) -> None:
     old = submitted(kernel, created_at=1000.0, model="other")
     new = submitted(kernel)
