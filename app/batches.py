@@ -64,6 +64,11 @@ class Counts(NamedTuple):
     open: int
 
 
+#: What somebody asked for before stays.
+_ASKED = sa.func.coalesce(Job.end_requested, State.CANCELLED.value)
+_BLIND = {"synchronize_session": False}
+
+
 class Batches:
     """Groups of jobs, and the batches that have a row of their own."""
 
@@ -172,31 +177,26 @@ class Batches:
             return [Detail(job, None, result) for job, result in session.execute(query)]
 
     def cancel(self, batch_id: str, tenant: str = "") -> Batch:
-        """Ends what waits, and asks the owners of what runs. Raises BatchNotFoundError, InvalidRequestError."""
+        """From now on its jobs are to end, which `end_jobs` does. Raises BatchNotFoundError, InvalidRequestError."""
         batch = self.get(batch_id, tenant)
         if batch.status not in OPEN:
             raise InvalidRequestError(f"Cannot cancel a batch with status '{batch.status}'.")
         open_stages = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING)
         self._move(batch_id, open_stages, Stage.CANCELLING, cancelling_at=time.time())
-        self.end_jobs(batch_id)
         return self.get(batch_id, tenant)
 
-    def end_jobs(self, group_id: str) -> int:
-        """Cancels every job of a group; returns how many were open. Followers learn it from the rows."""
+    def end_jobs(self, group_id: str) -> list[str]:
+        """Cancels what waits of a group, whose followers learn it from the rows; returns what runs and is to end."""
         ours = Job.group_id == group_id
-        ended = sa.update(Job).where(ours, Job.status == State.QUEUED)
-        asked = sa.update(Job).where(ours, Job.status == State.RUNNING, Job.end_requested.is_(None))
+        # As in the store: who ends a job without owning it takes a new attempt.
+        ended = {"status": State.CANCELLED, "finished_at": time.time(), "attempt": Job.attempt + 1}
+        asked = sa.update(Job).where(ours, Job.status == State.RUNNING).values(end_requested=_ASKED)
         with self._db.write() as session:
             hold(session, ours, Job.finished_at.is_(None))
-            # As in the store: who ends a job without owning it takes a new attempt.
-            queued = session.execute(
-                ended.values(status=State.CANCELLED, finished_at=time.time(), attempt=Job.attempt + 1),
-                execution_options={"synchronize_session": False},
+            session.execute(
+                sa.update(Job).where(ours, Job.status == State.QUEUED).values(ended), execution_options=_BLIND
             )
-            running = session.execute(
-                asked.values(end_requested=State.CANCELLED), execution_options={"synchronize_session": False}
-            )
-        return int(queued.rowcount + running.rowcount)  # type: ignore[attr-defined]  # CursorResults
+            return list(session.scalars(asked.returning(Job.id), execution_options=_BLIND))
 
     def advance(self) -> None:
         """Moves every open batch on as far as its jobs are. Run in each sweep; safe to run twice at once."""

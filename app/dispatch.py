@@ -110,11 +110,16 @@ class Dispatcher:
         outcome = self._store.end(job_id, state, failure)
         if outcome is not None:
             self.close_streams([outcome])
-            return
+        else:
+            self.ask_end([job_id], state)
+
+    def ask_end(self, job_ids: Iterable[str], state: State) -> None:
+        """Wakes the owners of jobs whose rows say that they are to end. Else they read it at their next renewal."""
         try:
-            self._bus.ask_end(job_id, state)
+            for job_id in job_ids:
+                self._bus.ask_end(job_id, state)
         except UnavailableError:
-            log.warning("end_not_signalled", job=job_id)  # its owner reads the row at its next renewal
+            log.warning("end_not_signalled", jobs=job_ids)
 
     def close_streams(self, outcomes: Iterable[Outcome]) -> None:
         """Writes the terminal events of jobs that ended without an owner."""

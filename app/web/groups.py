@@ -8,7 +8,7 @@ from flask import Response, jsonify, request
 from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
-from app.jobs import BATCH_PRIORITY, new_id
+from app.jobs import BATCH_PRIORITY, State, new_id
 from app.keys import Key
 from app.models import Job
 from app.web import sse
@@ -128,8 +128,13 @@ def cancel_group(path: GroupPath) -> Response:
     """Ends what waits, and asks what runs to end."""
     site = here()
     _standing(site, path.group)
-    site.kernel.batches.end_jobs(path.group)
+    end_group(site, path.group)
     return jsonify(_standing(site, path.group))
+
+
+def end_group(site: Site, group: str) -> None:
+    """Ends what waits, and asks what runs to end."""
+    site.kernel.dispatcher.ask_end(site.kernel.batches.end_jobs(group), State.CANCELLED)
 
 
 @groups.get("/groups/<group>/stream", summary="Follow a group", responses={200: {"content": stream_of(GroupEvent)}})

@@ -15,6 +15,7 @@ from app.errors import InvalidRequestError
 from app.jobs import new_id
 from app.models import Batch
 from app.web.current import Site, here
+from app.web.groups import end_group
 from app.web.offload import offload
 from app.web.openai import lines
 from app.web.openai.files import ERRORS, OUTPUT, listing
@@ -126,6 +127,7 @@ def cancel_batch(path: BatchPath) -> Response:
     """Lines that have ended keep their results."""
     site = here()
     site.kernel.batches.cancel(path.id)
+    end_group(site, path.id)  # where this process dies before, the sweep does it
     return jsonify(_current(site, path.id))
 
 

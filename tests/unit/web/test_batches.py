@@ -68,6 +68,7 @@ def test_no_line_comes_behind_a_cancel(kernel: Kernel, monkeypatch: pytest.Monke
     def cancelled_at_the_second() -> Iterator[Job]:
         yield make_job(group_id=batch.id)
         kernel.batches.cancel(batch.id)
+        kernel.batches.end_jobs(batch.id)
         yield make_job(group_id=batch.id)
 
     assert kernel.batches.fill(batch.id, cancelled_at_the_second()) == 1

@@ -5,6 +5,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
+from app.bus import ENDS
 from app.web.current import Site
 from tests.unit.web.conftest import Worker
 
@@ -27,8 +28,13 @@ def test_many_jobs_are_accepted_listed_and_ended_together(client: FlaskClient, w
     assert sorted(job["priority"] for job in listed) == [2, 7, 7, 7]
 
     worker.claim(body["ids"][0])
-    cancelled = client.delete("/groups/mine").get_json()
+    with worker.kernel.bus.redis.pubsub(ignore_subscribe_messages=True) as ends:  # type: ignore[no-untyped-call]
+        ends.subscribe(ENDS)
+        ends.get_message(timeout=5)
+        cancelled = client.delete("/groups/mine").get_json()
+        heard = ends.get_message(timeout=5)
 
+    assert heard["data"].decode() == f"{body['ids'][0]} cancelled"  # its owner need not wait for its next renewal
     assert cancelled == {"group": "mine", "total": 4, "completed": 0, "failed": 3, "open": 1}
     assert client.get(f"/jobs/{body['ids'][0]}").get_json()["status"] == "running"
 
