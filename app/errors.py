@@ -7,6 +7,7 @@ TokenyardError
 │   ├── JobNotFoundError    job_not_found
 │   ├── ModelNotFoundError  model_not_found
 │   ├── AliasNotFoundError  alias_not_found
+│   ├── KeyNotFoundError    key_not_found
 │   └── SessionNotFoundError session_not_found
 ├── ModelNotDownloadedError model_not_downloaded
 ├── ModelInUseError         model_in_use
@@ -18,7 +19,7 @@ TokenyardError
 ├── IdempotencyConflictError  idempotency_conflict
 ├── QueueFullError          queue_full
 ├── SlowConsumerError       slow_consumer
-├── NotAllowedError         unauthorized | forbidden_origin | forbidden_host
+├── NotAllowedError         unauthorized | forbidden | forbidden_… | bad_csrf
 ├── UnavailableError        broker_unavailable | database_unavailable
 └── JobFailedError          what ended a job: its code is the error that the row keeps
 """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from celery import Celery
 
 from app.aliases import Aliases
+from app.apikeys import ApiKeys
 from app.batches import Batches
 from app.broker import connect
 from app.bus import Bus
@@ -18,6 +19,7 @@ from app.files import Files
 from app.limits import Limits
 from app.lives import Lives
 from app.loads import Loads
+from app.logins import Logins
 from app.orders import Orders
 from app.registry import Registry
 from app.retention import Retention
@@ -41,6 +43,8 @@ class Kernel:
     catalog: Catalog
     aliases: Aliases
     sessions: Sessions
+    api_keys: ApiKeys
+    logins: Logins
     bus: Bus
     registry: Registry
     loads: Loads
@@ -79,6 +83,8 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         catalog=catalog,
         aliases=Aliases(database),
         sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns, clock=clock),
+        api_keys=ApiKeys(database, clock),
+        logins=Logins(client),
         bus=bus,
         registry=registry,
         loads=loads,

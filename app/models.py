@@ -76,6 +76,7 @@ class Job(Base):
         Index("ix_jobs_status", "status", "id"),
         Index("ix_jobs_owner", "owner", "status"),
         Index("ix_jobs_group_id", "group_id", "status"),
+        Index("ix_jobs_tenant", "tenant", "id"),
         # The queue's own indexes leave finished jobs out, so that what was kept costs what waits nothing.
         _partial(
             "ix_jobs_turn", "model", "tenant", "group_id", "priority", "id", where="released_at IS NULL AND {open}"
@@ -89,6 +90,8 @@ class Job(Base):
             where="finished_at IS NOT NULL",
         ),
         _partial("ix_jobs_expires", "expires_at", where="{open}"),
+        # What keys with limits have open.
+        _partial("ix_jobs_open", "tenant", "status", where="{open}"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -285,6 +288,31 @@ class Idempotency(Base):
     digest: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     created_at: Mapped[float]
+
+
+class ApiKey(Base):
+    """A key that somebody may ask with (app/apikeys.py). Its secret is not here, only what tells whether one is it."""
+
+    __tablename__ = "api_keys"
+
+    #: The public part of the key.
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    #: The tenant: what keys of one name make belongs to all of them, so that a key can be replaced.
+    name: Mapped[str] = mapped_column(String(64))
+    role: Mapped[str] = mapped_column(String(16))
+    #: SHA-256 of the whole key, in hex.
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    #: What it may use; None: as much as there is.
+    requests_per_minute: Mapped[int | None]
+    max_running: Mapped[int | None]
+    max_queued: Mapped[int | None]
+    #: The most urgent priority that its jobs may have.
+    top_priority: Mapped[int] = mapped_column(default=0)
+    #: The models that it may use; empty: all.
+    models: Mapped[list[str]] = mapped_column(default=list)
 
 
 class File(Base):

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(default="", repr=False)
     database_url: str = Field(default="", repr=False)
     api_key: SecretStr | None = None
+    api_key_file: Path | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     web_processes: Annotated[int, Field(ge=1, le=64)] = 1
@@ -116,12 +117,21 @@ class Settings(BaseSettings):
             object.__setattr__(self, "database_url", f"sqlite:///{data_dir / 'jobs.db'}")
         if not self.redis_url:
             object.__setattr__(self, "redis_url", self._embedded_broker())
-        if not self.is_loopback and self.api_key is None:
-            raise ValueError(
-                f"HOST={self.host} would serve beyond this machine without a key. "
-                "Set API_KEY to a long random string, or HOST=127.0.0.1"
-            )
+        if self.api_key_file is not None:
+            object.__setattr__(self, "api_key", self._read_key(self.api_key_file))
         return self
+
+    def _read_key(self, path: Path) -> SecretStr:
+        """The file's first line, as container runtimes and systemd hand secrets over. Raises ValueError."""
+        if self.api_key is not None:
+            raise ValueError("API_KEY and API_KEY_FILE are both set. Keep one of them.")
+        try:
+            key = path.expanduser().read_text().partition("\n")[0].strip()
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"API_KEY_FILE={path} cannot be read ({type(error).__name__}).") from None
+        if not key:
+            raise ValueError(f"API_KEY_FILE={path} has an empty first line; the key belongs there.")
+        return SecretStr(key)
 
     @property
     def is_loopback(self) -> bool:

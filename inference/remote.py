@@ -182,7 +182,7 @@ ENVIRONMENT = {
 
 
 #: What an engine, which reads files of strangers, does not need to know.
-SECRETS = ("API_KEY", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", "HF_TOKEN")
+SECRETS = ("API_KEY", "API_KEY_FILE", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", "HF_TOKEN")
 
 
 def _environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from app.cli import admin, asks, batches, library, work
+from app.cli import admin, asks, batches, keys, library, work
 from app.errors import TokenyardError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ asks.register(app)
 library.register(app)
 work.register(app)
 app.add_typer(batches.batches, name="batch")
+app.add_typer(keys.keys, name="keys", rich_help_panel=admin.OWN)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import psutil
 from rich.console import Console
 
 from app import devices, secrets
+from app.apikeys import require_key
 from app.cli import place, procfile
 from app.cli.later import complete
 from app.cli.migrate import migrate
@@ -41,6 +42,7 @@ def run(settings: Settings) -> int:
             console.print(f"Ended {leftovers} processes that an earlier stack had left.")
         place.check_port(settings)
         console.print(migrate(settings))
+        require_key(settings)
         try:
             console.print(add_starter(settings))
         except StarterError as error:

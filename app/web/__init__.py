@@ -8,6 +8,7 @@ from flask_openapi3.openapi import OpenAPI
 from app.kernel import Kernel
 from app.settings import Settings, load
 from app.web import (
+    access,
     aliases,
     answers,
     bodies,
@@ -20,6 +21,7 @@ from app.web import (
     health,
     jobs,
     library,
+    login,
     metrics,
     model_routes,
     observed,
@@ -27,7 +29,6 @@ from app.web import (
     openai,
     pulls,
     queues,
-    security,
     sessions,
     tokens,
     workers,
@@ -61,11 +62,11 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     app.extensions[health.KEY] = Vitals(site)
     observed.register(app, audit=kernel.settings.audit_log)
     door.register(app, kernel.settings)
-    security.register(app, kernel.settings)
+    access.register(app, kernel)
     bodies.register(app)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases, tokens.tokens)
-    nouns = (sessions.sessions, workers.workers, queues.queues, metrics.metrics)
+    nouns = (sessions.sessions, workers.workers, queues.queues, metrics.metrics, login.login)
     for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)
     openai.register(app)

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Response, jsonify
 
 from app.aliases import Named
+from app.web.access import Access, needs
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import AliasAnswer, AliasesAnswer, AliasRemovedAnswer
@@ -32,12 +33,14 @@ def show_alias(path: ModelPath) -> Response:
 
 
 @aliases.put("/aliases/<path:name>", summary="Name a model", responses={200: AliasAnswer})
+@needs(Access.OPERATORS)
 def put_alias(path: ModelPath, body: AliasBody) -> Response:
     """From now on the name stands for the model, which may still be to pull. Jobs in the queue keep theirs."""
     return jsonify(_show(here().kernel.aliases.put(path.name, body.model)))
 
 
 @aliases.delete("/aliases/<path:name>", summary="Forget an alias", responses={200: AliasRemovedAnswer})
+@needs(Access.OPERATORS)
 def remove_alias(path: ModelPath) -> Response:
     """The model stays."""
     here().kernel.aliases.remove(path.name)

@@ -46,5 +46,6 @@ def _prepare() -> None:
 
 def _guard(response: Response) -> Response:
     """The plugin's page has one script of its own within it, and its library writes styles."""
-    response.headers["Content-Security-Policy"] = POLICY.format(nonce=g.nonce)
+    if "nonce" in g:  # else it was refused before
+        response.headers["Content-Security-Policy"] = POLICY.format(nonce=g.nonce)
     return response

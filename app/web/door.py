@@ -11,7 +11,7 @@ from app.settings import Settings
 from app.web.errors import request_id
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: For answers that are no page: should a browser take one for a page all the same, nothing in it runs.
 HEADERS = {
@@ -36,7 +36,7 @@ class Door:
         if _REQUEST_ID.fullmatch(given):
             g.request_id = given
         self._check_host()
-        if request.method not in _SAFE or request.path == "/ws":
+        if request.method not in SAFE or request.path == "/ws":
             self._check_origin()
 
     def finish(self, response: Response) -> Response:

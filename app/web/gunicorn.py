@@ -4,8 +4,11 @@ import json
 import os
 import resource
 import shutil
+import sys
 from typing import Any
 
+from app.apikeys import require_key
+from app.errors import TokenyardError
 from app.settings import load
 
 _settings = load()
@@ -32,8 +35,12 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_counts)
 
 
 def on_starting(server: Any) -> None:
-    """Begins the counts anew."""
+    """Begins the counts anew, unless the server would be open to others."""
     del server
+    try:
+        require_key(_settings)
+    except TokenyardError as error:
+        sys.exit(f"tokenyard: {error.message}")
     shutil.rmtree(_counts, ignore_errors=True)
     _counts.mkdir(parents=True)
 

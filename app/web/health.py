@@ -4,10 +4,11 @@ import platform
 from importlib import metadata
 from typing import Any, cast
 
-from flask import Response, current_app, jsonify, request
+from flask import Response, current_app, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from app.web import console
+from app.web.access import Access, gate, needs
 from app.web.answers import DiagAnswer, HealthAnswer, LiveAnswer, ReadyAnswer, StatusAnswer, blueprint
 from app.web.current import here
 from app.web.errors import RETRY_AFTER
@@ -22,14 +23,16 @@ OPEN: list[dict[str, list[Any]]] = [{}]
 #: What the front door answers: text to a client, the console to a browser.
 DOOR: dict[str | int, Any] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}, "text/html": {"schema": {"type": "string"}}}},
+    302: {"content": {"text/html": {"schema": {"type": "string"}}}},
 }
 
 
 @health.get("/", summary="The front door", security=OPEN, responses=DOOR)
+@needs(Access.OPEN)
 def greet() -> AnyResponse:
-    """A browser gets the console; a client reads that a server of its kind runs."""
+    """A browser gets the console, or is led to the login; a client reads that a server of its kind runs."""
     if request.accept_mimetypes.best_match(["text/plain", "text/html"]) == "text/html":
-        return console.page()
+        return console.page() if gate().shows() else redirect("/login")
     return Response("Ollama is running", mimetype="text/plain")
 
 
@@ -41,12 +44,13 @@ def show_health() -> Response:
 
 
 @health.get("/health/live", summary="Is the process alive?", security=OPEN, responses={200: LiveAnswer})
+@needs(Access.OPEN)
 def show_live() -> Response:
     """Asks nothing of anybody."""
     return jsonify({"status": "alive"})
 
 
-@health.get("/health/ready", summary="Can it answer?", security=OPEN, responses={200: ReadyAnswer, 503: ReadyAnswer})
+@health.get("/health/ready", summary="Can it answer?", responses={200: ReadyAnswer, 503: ReadyAnswer})
 def show_ready() -> Response:
     """200 while jobs can be accepted, run and made up for: broker, database, disk, a worker, and the sweep are well."""
     facts = _vitals().facts()
@@ -55,12 +59,14 @@ def show_ready() -> Response:
 
 
 @health.get("/status", summary="Workers and queues", responses={200: StatusAnswer})
+@needs(Access.OPERATORS)
 def show_status() -> Response:
     """What runs where, and what waits."""
     return jsonify(_vitals().facts() | {"followers": here().hub.followers(), "version": version("tokenyard")})
 
 
 @health.get("/diag", summary="Versions and settings", responses={200: DiagAnswer})
+@needs(Access.OPERATORS)
 def show_diag() -> Response:
     """What a report of a fault should carry. It holds no secret."""
     settings = here().kernel.settings.model_dump(mode="json", exclude={"api_key", "hf_token"})

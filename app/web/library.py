@@ -19,6 +19,7 @@ from app.kernel import Kernel
 from app.models import Model
 from app.registry import Card
 from app.suggested import Suggestion, suggestions
+from app.web.access import Access, needs
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
@@ -65,6 +66,7 @@ def suggest_models() -> Response:
 
 
 @library.post("/models/scan", summary="Look for models", responses={202: ScanAskedAnswer})
+@needs(Access.OPERATORS)
 def start_scan(query: ScanQuery) -> tuple[Response, int]:
     """Has the keeper look at the disk: what is gone, and what other tools have put there. GET tells its end."""
     here().kernel.scans.ask(unhide=query.unhide)
@@ -72,6 +74,7 @@ def start_scan(query: ScanQuery) -> tuple[Response, int]:
 
 
 @library.get("/models/scan", summary="Show the last look for models", responses={200: ScanAnswer})
+@needs(Access.OPERATORS)
 def show_scan() -> Response:
     """What it found, and what it left out and why."""
     report = here().kernel.scans.last()
@@ -82,6 +85,7 @@ def show_scan() -> Response:
 
 
 @library.post("/models/import", summary="Import a model", responses={201: ModelAnswer})
+@needs(Access.OPERATORS)
 def import_model(body: ImportBody) -> tuple[Response, int]:
     """Lists a folder or a GGUF file that lies on this machine, where it is; with `copy` as a copy of our own."""
     kernel = here().kernel
@@ -103,6 +107,7 @@ def show_model(path: ModelPath) -> Response:
 
 
 @library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
+@needs(Access.OPERATORS)
 def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
     """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
     model, deleted = remove(here().kernel, path.name, force=query.force)

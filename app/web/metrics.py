@@ -20,11 +20,12 @@ from app.kernel import Kernel
 from app.reads import Depth, Lane
 from app.registry import Card
 from app.totals import Totals
+from app.web.access import Access, needs
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.observed import REGISTRY
 
-metrics = blueprint("metrics", "health", "How the machine is.")
+metrics = needs(Access.MONITORS)(blueprint("metrics", "health", "How the machine is."))
 TEXT: dict[str | int, Any] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 

@@ -7,9 +7,11 @@ from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from app.web.errors import request_id
-from app.web.security import OPEN
 
 log = structlog.get_logger(__name__)
+
+#: What balancers and clients ask each second: counted, and not told.
+PROBES = frozenset({"/", "/health/live", "/health/ready"})
 
 #: Of one process without gunicorn; with it, the files that prometheus-client shares between processes are read.
 REGISTRY = CollectorRegistry()
@@ -72,6 +74,6 @@ class _Ended:
         method = self._method if self._route != "none" else "any"
         REQUESTS.labels(method, self._route, str(self._status)).inc()
         SECONDS.labels(method, self._route).observe(seconds)
-        if self._audit and self._path not in OPEN:  # what a balancer asks each second
+        if self._audit and self._path not in PROBES:
             told = {"method": self._method, "path": self._path, "route": self._route, "status": self._status}
             log.info("request", **told, seconds=round(seconds, 4), **self._ids)

@@ -126,6 +126,7 @@ def open_offloaded(settings: Settings) -> Kernel:
         files=offloaded(kernel.files),
         aliases=offloaded(kernel.aliases),
         sessions=offloaded(kernel.sessions),
+        api_keys=offloaded(kernel.api_keys),
         catalog=catalog,
         loads=loads,
         orders=Orders(kernel.registry, loads),

@@ -2,12 +2,13 @@
 
 from flask import Response, jsonify
 
+from app.web.access import Access, needs
 from app.web.answers import PullAnswer, blueprint
 from app.web.current import here
 from app.web.schemas import PullBody
 from app.web.submit import submit_pull
 
-pulls = blueprint("pulls", "models", "What this machine can run.")
+pulls = needs(Access.OPERATORS)(blueprint("pulls", "models", "What this machine can run."))
 
 
 @pulls.post("/pull", summary="Download a model", responses={202: PullAnswer})

@@ -2,12 +2,13 @@
 
 from flask import Response, jsonify
 
+from app.web.access import Access, needs
 from app.web.answers import BoundAnswer, ClearedAnswer, KeptAnswer, OrderAnswer, WorkersAnswer, blueprint
 from app.web.current import here
 from app.web.residence import worker
 from app.web.schemas import ClearBody, DevicesBody, KeepAliveBody, LoadBody, ModelPath, UnloadBody
 
-workers = blueprint("workers", "workers", "What runs where.")
+workers = needs(Access.OPERATORS)(blueprint("workers", "workers", "What runs where."))
 
 Accepted = tuple[Response, int]
 

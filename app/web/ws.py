@@ -3,13 +3,14 @@
 from typing import Annotated, Any, Literal
 
 import structlog
-from flask import Flask, request
+from flask import Flask, g, request
 from flask_sock import Sock
 from pydantic import Field, TypeAdapter, ValidationError
 from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import State
+from app.web.access import gate
 from app.web.bodies import MAX_BODY, decode_object
 from app.web.connection import Socket
 from app.web.current import Site, here
@@ -24,11 +25,23 @@ PING = 25
 
 #: Frames that may always wait, however long they are; and the code of a close that asks for patience (RFC 6455).
 MAX_WAITING, TRY_AGAIN_LATER = 2, 1013
+#: Seconds in which a socket that came with neither key nor cookie says who it is.
+PATIENCE = 5.0
+#: A close's code for who may not be here (RFC 6455, 7.4.1).
+POLICY = 1008
 
 #: It comes back on every frame, so it is short.
 MAX_REF = 256
 
 Ref = Annotated[str, Field(max_length=MAX_REF)] | Annotated[int, Field(ge=-MAX_SEQ, le=MAX_SEQ)] | None
+
+
+class Auth(Strict):
+    """Who is there: for clients that can send no header, as browsers' WebSocket cannot."""
+
+    type: Literal["auth"]
+    ref: Ref = None
+    key: Annotated[str, Field(max_length=1000)]
 
 
 class Generate(ChatBody):
@@ -62,7 +75,9 @@ class Ping(Strict):
     ref: Ref = None
 
 
-FRAMES: dict[str, type[Generate | Follow | Cancel | Ping]] = {
+Frame = Auth | Generate | Follow | Cancel | Ping
+FRAMES: dict[str, type[Frame]] = {
+    "auth": Auth,
     "generate": Generate,
     "follow": Follow,
     "cancel": Cancel,
@@ -84,8 +99,11 @@ def register(app: Flask) -> None:
         site = here()
         socket = Socket(site, connection)
         try:
-            while True:
-                _receive(site, socket, _next(connection))
+            while (raw := _next(connection)) is not None:
+                _receive(site, socket, raw)
+                if "identity" not in g:
+                    break
+            connection.close(POLICY, "No key came in time, or it does not hold.")
         except ConnectionClosed:
             return
         finally:
@@ -98,12 +116,15 @@ def _plainly() -> None:
         request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
 
 
-def _next(connection: Any) -> str | bytes:
-    """The next frame. A client that sends faster than its frames are dealt with may not fill the memory."""
+def _next(connection: Any) -> str | bytes | None:
+    """The next frame; None where a key was due.
+
+    A client that sends faster than its frames are dealt with may not fill the memory.
+    """
     waiting = connection.input_buffer
     if len(waiting) > MAX_WAITING and sum(map(len, waiting)) > 2 * MAX_BODY:
         connection.close(TRY_AGAIN_LATER, "Too many frames wait here; read the answers to the earlier ones first.")
-    frame: str | bytes = connection.receive()
+    frame: str | bytes | None = connection.receive(None if "identity" in g else PATIENCE)
     return frame
 
 
@@ -133,7 +154,7 @@ def _ref_of(fields: dict[str, Any]) -> str | int | None:
         return None
 
 
-def _parse(fields: dict[str, Any]) -> Generate | Follow | Cancel | Ping:
+def _parse(fields: dict[str, Any]) -> Frame:
     frame = FRAMES.get(str(fields.get("type")))
     if frame is None:
         raise InvalidRequestError(f"type must be one of {', '.join(FRAMES)}", param="type")
@@ -143,7 +164,12 @@ def _parse(fields: dict[str, Any]) -> Generate | Follow | Cancel | Ping:
         raise explain(error) from error
 
 
-def _act(site: Site, socket: Socket, frame: Generate | Follow | Cancel | Ping) -> None:
+def _act(site: Site, socket: Socket, frame: Frame) -> None:
+    if isinstance(frame, Auth):
+        who = gate().take_key(frame.key)
+        socket.send("authenticated", frame.ref, None, name=who.tenant, role=who.role)
+        return
+    gate().renew()
     if isinstance(frame, Generate):
         socket.reserve()
         job = submit_generation(site.kernel, frame, held=False)

@@ -8,7 +8,7 @@ STATIC = Path(__file__).parent / "static"
 #: Nothing but our own files runs or is asked; what a model says can neither load nor send anything.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
 console = Blueprint("console", __name__, url_prefix="/console")
@@ -17,15 +17,16 @@ console = Blueprint("console", __name__, url_prefix="/console")
 @console.get("/<name>")
 def serve_asset(name: str) -> Response:
     """A script or a style."""
-    return _guarded(send_from_directory(STATIC, name, max_age=0))
+    return guarded(send_from_directory(STATIC, name, max_age=0))
 
 
 def page() -> Response:
     """The one page."""
-    return _guarded(send_from_directory(STATIC, "index.html", max_age=0))
+    return guarded(send_from_directory(STATIC, "index.html", max_age=0))
 
 
-def _guarded(response: Response) -> Response:
+def guarded(response: Response) -> Response:
+    """With what a browser is to hold against it."""
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     return response

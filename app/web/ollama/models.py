@@ -13,6 +13,7 @@ from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import Kind, State
 from app.models import Model
 from app.registry import Card, Holding
+from app.web.access import Access, needs
 from app.web.current import here
 from app.web.health import version
 from app.web.library import remove
@@ -56,6 +57,7 @@ def list_ollama_residents() -> Response:
 
 
 @models.delete("/api/delete", summary="Delete a model, as Ollama does")
+@needs(Access.OPERATORS)
 def delete_ollama_model(body: Named) -> Response:
     """Only the name, where it is a further one."""
     kernel = here().kernel
@@ -69,6 +71,7 @@ def delete_ollama_model(body: Named) -> Response:
 
 
 @models.post("/api/copy", summary="Give a model a further name, as Ollama's copies are")
+@needs(Access.OPERATORS)
 def copy_ollama_model(body: CopyRequest) -> Response:
     """Nothing is copied: the new name stands for the model."""
     kernel = here().kernel

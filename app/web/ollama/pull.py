@@ -8,6 +8,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Event, Progress
+from app.web.access import Access, needs
 from app.web.bodies import NDJSON
 from app.web.current import here
 from app.web.errors import failure_of, raise_failure
@@ -19,7 +20,7 @@ from app.web.sse import closing
 from app.web.stream import Events, follow
 from app.web.submit import PULL_TIMEOUT, submit_pull
 
-pull = APIBlueprint("ollama_pull", __name__, abp_tags=[Tag(name="ollama")])
+pull = needs(Access.OPERATORS)(APIBlueprint("ollama_pull", __name__, abp_tags=[Tag(name="ollama")]))
 
 
 class PullRequest(Named):

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from simple_websocket import Client, ConnectionClosed
 
+from app.apikeys import Role
 from app.bus import Entry
 from app.events import Token
 from app.kernel import Kernel
@@ -110,14 +111,59 @@ CHAT = {key: BODY[key] for key in ("model", "messages")}
 
 def test_a_socket_needs_the_key_where_there_is_one(kernel: Kernel, broker: Broker, tmp_path: Path) -> None:
     with serving(broker, tmp_path, API_KEY="sesame") as (url, _):
-        for key in ({}, {"Authorization": "Bearer wrong"}):
-            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-            upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
-            assert httpx.get(f"{url}/ws", headers=upgrade | key, trust_env=False).status_code == 401
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+        for headers in ({}, upgrade | {"Authorization": "Bearer wrong"}, upgrade | {"Authorization": ""}):
+            assert httpx.get(f"{url}/ws", headers=headers, trust_env=False).status_code == 401
         wire = Wire(url, headers={"Authorization": "Bearer sesame"})
         wire.say(type="ping", ref=1)
         assert wire.hear()["type"] == "pong"
         wire.close()
+
+        key = kernel.api_keys.create("alice", Role.USER)
+        until(lambda: httpx.get(f"{url}/me", headers={"Authorization": f"Bearer {key}"}, trust_env=False).is_success)
+        login = httpx.post(f"{url}/login", json={"key": key}, trust_env=False)
+        wire = Wire(url, headers={"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"})
+        wire.say(type="ping", ref=1)
+        assert wire.hear()["type"] == "pong"
+        kernel.api_keys.revoke("alice")
+        until(lambda: httpx.get(f"{url}/me", headers={"Authorization": f"Bearer {key}"}, trust_env=False).is_error)
+        _is_shown_out(wire, type="ping", ref=2)
+
+
+def test_a_socket_may_say_first_who_it_is(kernel: Kernel, broker: Broker, tmp_path: Path) -> None:
+    with serving(broker, tmp_path, API_KEY="sesame") as (url, _):
+        wire = Wire(url)
+        wire.say(type="auth", ref=1, key="sesame")
+        assert wire.hear() == {"type": "authenticated", "ref": 1, "job_id": None, "name": "", "role": "operator"}
+        wire.say(type="generate", ref=2, **CHAT)
+        assert wire.hear()["type"] == "accepted"
+        wire.close()
+        monitor = kernel.api_keys.create("grafana", Role.MONITOR)
+        for frame in (
+            {"type": "generate", **CHAT},
+            {"type": "ping"},
+            {"type": "follow", "job_id": "x"},
+            {"type": "auth", "key": "wrong"},
+            {"type": "auth", "key": monitor},
+            {"type": "auth"},
+            {},
+        ):
+            _is_shown_out(Wire(url), **frame)
+        began = time.monotonic()
+        silent = Wire(url)
+        with pytest.raises(ConnectionClosed):
+            silent.hear()
+        assert time.monotonic() - began > 4
+
+
+def _is_shown_out(wire: Wire, **frame: Any) -> None:
+    wire.say(**frame)
+    assert wire.hear()["type"] == "error"
+    with pytest.raises(ConnectionClosed) as closed:
+        wire.hear()
+    assert closed.value.reason == 1008
+    wire.close()
 
 
 def test_any_web_process_tells_the_same(kernel: Kernel, broker: Broker, tmp_path: Path, worker: Worker) -> None:

@@ -195,12 +195,12 @@ def test_a_request_keeps_the_id_that_it_came_with(client: FlaskClient) -> None:
         ("/models", "Bearer key", 200),
         ("/health", None, 401),
         ("/health/live", None, 200),
-        ("/health/ready", None, 503),
+        ("/health/ready", None, 401),
+        ("/health/ready", "Bearer key", 503),
         ("/", None, 200),
-        ("/openapi.json", None, 200),
-        ("/docs/swagger", None, 200),
-        ("/docs/swagger/js/swagger-ui-bundle.js", None, 200),
-        ("/docs/../models", None, 404),
+        ("/openapi.json", None, 401),
+        ("/openapi.json", "Bearer key", 200),
+        ("/docs/swagger/js/swagger-ui-bundle.js", "Bearer key", 200),
     ],
 )
 def test_a_key_opens_the_site(tmp_path: Path, broker: Broker, path: str, given: str | None, status: int) -> None:

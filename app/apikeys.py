@@ -1,0 +1,239 @@
+"""API keys: who may ask, as what, and how much.
+
+A key is `ty-<id>-<secret>`. The id is public and finds the row; the secret has 256 random bits, so a plain SHA-256 of
+the whole keeps it (a slow hash guards what people can remember). The row goes on telling that a revoked key was one.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from app.clock import Clock
+from app.database import Database
+from app.errors import BadSettingsError, InvalidRequestError, NotAllowedError, NotFoundError, UnavailableError
+from app.models import ApiKey
+from app.settings import Settings
+
+#: Seconds for which a process trusts what it read of the keys: a revoked one works no longer than that.
+FRESH = 2.0
+#: … and before it says that a key is none: it may have been made just now.
+MISSING = 0.25
+#: … and while the database does not answer. Then nobody can revoke a key either.
+STALE = 60.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY = re.compile(r"ty-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
+
+
+class Role(StrEnum):
+    """What a key is for."""
+
+    USER = "user"  #: asks, and sees what is its own
+    OPERATOR = "operator"  #: manages models and workers too, and sees all jobs
+    MONITOR = "monitor"  #: reads metrics alone
+
+
+class KeyNotFoundError(NotFoundError):
+    """No key has this name or id."""
+
+    code = "key_not_found"
+
+    def __init__(self, which: str) -> None:
+        super().__init__(f"No key that works has the name or id '{which}'. `tokenyard keys list` lists them.")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whoever asks. Without a key, and with API_KEY, that is the first operator, whose tenant has no name."""
+
+    tenant: str = ""
+    role: Role = Role.OPERATOR
+    requests_per_minute: int | None = None
+    max_running: int | None = None
+    max_queued: int | None = None
+    top_priority: int = 0
+    models: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> str | None:
+        """Whose jobs it may see; None: everybody's."""
+        return None if self.role == Role.OPERATOR else self.tenant
+
+    def may_use(self, model: str) -> bool:
+        """Whether a model, by its own name, is one of its."""
+        return not self.models or model in self.models
+
+    def check_model(self, model: str) -> None:
+        """Raises NotAllowedError."""
+        if not self.may_use(model):
+            raise NotAllowedError(
+                "forbidden_model", f"This key may not use '{model}'. It may use: {', '.join(self.models)}."
+            )
+
+    def priority(self, asked: int, *, said: bool) -> int:
+        """What a job gets that asks for a priority, or that says nothing of it. Raises NotAllowedError."""
+        if said and asked < self.top_priority:
+            raise NotAllowedError(
+                "forbidden_priority", f"Jobs of this key have priority {self.top_priority} at best; 9 is the last."
+            )
+        return max(asked, self.top_priority)
+
+
+class Proof(NamedTuple):
+    """What is left of a key that was shown: enough to tell later whether it still holds, and useless to a thief."""
+
+    id: str
+    digest: str
+
+    @classmethod
+    def of(cls, key: str) -> "Proof":
+        """Of a key as it was sent."""
+        made = _KEY.fullmatch(key)
+        return cls(made[1] if made else "", hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+
+
+class ApiKeys:
+    """The table of keys."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._db = database
+        self._clock = clock
+
+    def create(
+        self, name: str, role: Role, *, again: bool = False, expires_in: float | None = None, **may: object
+    ) -> str:
+        """Makes a key and returns it, this once. `may`: limits, as ApiKey has them. Raises InvalidRequestError.
+
+        A name that was used before is refused unless `again` says that this is the same tenant's.
+        """
+        if not _NAME.fullmatch(name):
+            raise InvalidRequestError("A key's name has 1 to 64 letters, digits, dots, dashes or underscores.")
+        now, ident = self._clock.now(), secrets.token_hex(6)
+        key = f"ty-{ident}-{secrets.token_urlsafe(32)}"
+        row = ApiKey(
+            id=ident,
+            name=name,
+            role=role.value,
+            digest=Proof.of(key).digest,
+            created_at=now,
+            expires_at=None if expires_in is None else now + expires_in,
+            **may,
+        )
+        with self._db.write() as session:
+            if not again and session.scalar(sa.select(ApiKey.id).where(ApiKey.name == name).limit(1)):
+                raise InvalidRequestError(
+                    f"There is, or was, a key named '{name}', and a further one shares all that is its own. "
+                    "With --again that is what you want; else take another name."
+                )
+            session.add(row)
+        return key
+
+    def all(self) -> list[ApiKey]:
+        """Every key that was ever made, the oldest first."""
+        with self._db.read() as session:
+            return list(session.scalars(sa.select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+    def revoke(self, which: str) -> int:
+        """Ends a key by its id, or all of a name; returns how many. Raises KeyNotFoundError."""
+        named = sa.or_(ApiKey.id == which, ApiKey.name == which)
+        ended = sa.update(ApiKey).where(named, ApiKey.revoked_at.is_(None)).values(revoked_at=self._clock.now())
+        with self._db.write() as session:
+            count = int(session.execute(ended).rowcount)  # type: ignore[attr-defined]  # a CursorResult
+        if not count:
+            raise KeyNotFoundError(which)
+        return count
+
+
+def require_key(settings: Settings) -> None:
+    """What a server asks before it binds. Raises BadSettingsError where others could reach it, and no key is there."""
+    if settings.is_loopback or settings.api_key is not None:
+        return
+    database, clock = Database(settings.database_url), Clock()
+    try:
+        rows = ApiKeys(database, clock).all()
+    finally:
+        database.close()
+    if not any(holds(row, clock.now()) for row in rows):
+        raise BadSettingsError(
+            f"HOST={settings.host} would serve beyond this machine without a key. Make one: tokenyard keys create NAME "
+            "--role operator. Or set API_KEY to a long random string, or HOST=127.0.0.1"
+        )
+
+
+def holds(row: ApiKey, now: float) -> bool:
+    """Whether a key still works."""
+    return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
+
+
+class Keyring:
+    """What one process knows of the keys: read again every FRESH seconds, whoever asks and however often."""
+
+    def __init__(self, read: Callable[[], list[ApiKey]], settings: Settings, clock: Clock) -> None:
+        self._read = read
+        self._clock = clock
+        self._loopback = settings.is_loopback
+        self._first = Proof.of(settings.api_key.get_secret_value()).digest if settings.api_key else None
+        self._lock = threading.Lock()
+        self._rows: dict[str, ApiKey] = {}
+        #: By time.monotonic(): when they were read last, and when somebody tried to.
+        self._read_at = self._tried_at = -2 * STALE
+
+    def identify(self, proof: Proof | None) -> Identity | None:
+        """Whoever shows this, or nothing. None: nobody that is known. Raises UnavailableError.
+
+        None is needed while nobody ever made one and only this machine can ask.
+        """
+        if self._first is not None and proof is not None and hmac.compare_digest(self._first, proof.digest):
+            return Identity()
+        rows = self._known()
+        if self._loopback and self._first is None and not rows:
+            return Identity()
+        row = rows.get(proof.id) if proof is not None else None
+        if row is None and proof is not None and proof.id:
+            row = self._known(MISSING).get(proof.id)
+        if proof is None or row is None or not hmac.compare_digest(row.digest, proof.digest):
+            return None
+        return _identity(row) if holds(row, self._clock.now()) else None
+
+    def _known(self, fresh: float | None = None) -> dict[str, ApiKey]:
+        fresh = FRESH if fresh is None else fresh
+        age = time.monotonic() - self._read_at
+        # One asks; the others go by what is known meanwhile, unless that is old.
+        if age >= fresh and self._lock.acquire(blocking=age >= 2 * FRESH):
+            try:
+                if time.monotonic() - self._tried_at >= fresh:
+                    self._refresh()
+            finally:
+                self._lock.release()
+        return self._rows
+
+    def _refresh(self) -> None:
+        began = time.monotonic()
+        try:
+            self._rows = {row.id: row for row in self._read()}
+        except UnavailableError:
+            if began - self._read_at > STALE:
+                raise
+        else:
+            self._read_at = began
+        self._tried_at = began
+
+
+def _identity(row: ApiKey) -> Identity:
+    return Identity(
+        tenant=row.name,
+        role=Role(row.role),
+        requests_per_minute=row.requests_per_minute,
+        max_running=row.max_running,
+        max_queued=row.max_queued,
+        top_priority=row.top_priority,
+        models=tuple(row.models),
+    )

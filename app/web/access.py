@@ -1,0 +1,148 @@
+"""Who may ask what: the one place that turns a request into an identity, and holds it against the route's declaration.
+
+A route that declares nothing is for users and operators. `needs` says otherwise, on a route or on a whole blueprint.
+"""
+
+import hmac
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, TypeVar
+
+from flask import Flask, current_app, g, has_request_context, request
+
+from app.apikeys import Identity, Keyring, Proof, Role
+from app.errors import NotAllowedError
+from app.kernel import Kernel
+from app.logins import csrf
+from app.web.door import SAFE
+
+T = TypeVar("T")
+
+COOKIE = "tokenyard_session"
+CSRF_HEADER = "X-CSRF-Token"
+_KEY = "tokenyard_gate"
+_NO_KEY = "Send the API key as 'Authorization: Bearer <key>'."
+
+
+class Access(Enum):
+    """Who may use a route."""
+
+    OPEN = frozenset[Role]()  #: everybody, without a key
+    ANY = frozenset(Role)  #: whoever has a key
+    USERS = frozenset({Role.USER, Role.OPERATOR})  #: what is not declared
+    OPERATORS = frozenset({Role.OPERATOR})
+    MONITORS = frozenset({Role.MONITOR, Role.OPERATOR})
+
+
+def needs(access: Access) -> Callable[[T], T]:
+    """Declares who may use a blueprint, or a handler (below its route)."""
+
+    def declare(thing: T) -> T:
+        thing.access = access  # type: ignore[attr-defined]  # both take attributes
+        return thing
+
+    return declare
+
+
+def identity() -> Identity:
+    """Whoever sent the request at hand. Raises NotAllowedError on a socket that has not said yet."""
+    if not has_request_context():
+        return Identity()
+    found: Identity | None = g.get("identity")
+    if found is None:
+        raise NotAllowedError("unauthorized", _NO_KEY)
+    return found
+
+
+class Gate:
+    """The doorkeeper of one site."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._logins = kernel.logins
+        self._ring = Keyring(kernel.api_keys.all, kernel.settings, kernel.clock)
+
+    def admit(self) -> None:
+        """Lets the request at hand in. Raises NotAllowedError, UnavailableError."""
+        access = _access()
+        if access is Access.OPEN or request.method == "OPTIONS":
+            return
+        proof = self._shown()
+        found = self._ring.identify(proof)
+        if found is None and proof is None and _is_socket():
+            return  # it has a moment to say who it is
+        self._take(found, proof, access)
+
+    def shows(self) -> bool:
+        """Whether an open route is asked by somebody who is known."""
+        return self._ring.identify(self._shown(checked=False)) is not None
+
+    def take_key(self, key: str) -> Identity:
+        """Lets in whoever's key came in the request itself. Raises NotAllowedError, UnavailableError."""
+        proof, access = Proof.of(key), _access()
+        return self._take(self._ring.identify(proof), proof, Access.ANY if access is Access.OPEN else access)
+
+    def renew(self) -> None:
+        """Asks again, on a connection that stays. Raises NotAllowedError, UnavailableError."""
+        proof: Proof | None = g.get("proof")
+        self._take(self._ring.identify(proof), proof, Access.USERS)
+
+    def _take(self, found: Identity | None, proof: Proof | None, access: Access) -> Identity:
+        if found is None:
+            g.pop("identity", None)
+            raise NotAllowedError("unauthorized", _NO_KEY if proof is None else "This API key is not known here.")
+        if found.role not in access.value:
+            raise NotAllowedError(
+                "forbidden", f"This needs a key of the role {_or(access.value)}; yours is one of {found.role}."
+            )
+        g.identity, g.proof = found, proof
+        return found
+
+    def _shown(self, *, checked: bool = True) -> Proof | None:
+        """The key of the header, or else the one behind the cookie. Raises NotAllowedError."""
+        given = request.headers.get("Authorization")
+        if given is not None:
+            scheme, _, key = given.partition(" ")
+            return Proof.of(key.strip() if scheme.lower() == "bearer" else "")
+        word = request.cookies.get(COOKIE)
+        proof = self._logins.find(word) if word else None
+        if word and proof is not None:
+            g.session = word
+            if checked and request.method not in SAFE and not _is_equal(request.headers.get(CSRF_HEADER), csrf(word)):
+                raise NotAllowedError(
+                    "bad_csrf", f"Send what GET /me tells as `csrf` in the header {CSRF_HEADER}, or an API key."
+                )
+        return proof
+
+
+def gate() -> Gate:
+    """The site's."""
+    found: Gate = current_app.extensions[_KEY]
+    return found
+
+
+def register(app: Flask, kernel: Kernel) -> None:
+    """Puts the doorkeeper at every route."""
+    app.extensions[_KEY] = Gate(kernel)
+    app.before_request(app.extensions[_KEY].admit)
+
+
+def _access() -> Access:
+    """What the route at hand declares. What leads nowhere is told to whoever has a key."""
+    if request.routing_exception is not None or request.endpoint is None:
+        return Access.ANY
+    view: Any = current_app.view_functions[request.endpoint]
+    blueprint: Any = current_app.blueprints.get(request.blueprint or "")
+    declared: Access = getattr(view, "access", None) or getattr(blueprint, "access", None) or Access.USERS
+    return declared
+
+
+def _is_socket() -> bool:
+    return request.path == "/ws" and request.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def _is_equal(given: str | None, wanted: str) -> bool:
+    return given is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted.encode())
+
+
+def _or(roles: Iterable[Role]) -> str:
+    return " or ".join(sorted(roles))
