@@ -192,6 +192,7 @@ class Tally(Base):
     losses: Mapped[int]
     prompt_tokens: Mapped[int]
     completion_tokens: Mapped[int]
+    pulled_bytes: Mapped[int] = mapped_column(server_default="0")
 
 
 class Life(Base):

@@ -172,6 +172,15 @@ class Reads:
         with self._db.read() as session:
             return [Lane(*row) for row in session.execute(query)]
 
+    def downloads(self) -> tuple[int, int, float]:
+        """Of the pulls that run: bytes that are here, bytes in all as far as known, bytes a second."""
+        columns = (Pull.downloaded_bytes, Pull.total_bytes, Pull.bytes_per_second)
+        query = sa.select(*(sa.func.sum(column) for column in columns))
+        running = query.join(Job, Job.id == Pull.job_id).where(Job.status == State.RUNNING)
+        with self._db.read() as session:
+            done, total, rate = (value or 0 for value in session.execute(running).one())
+            return int(done), int(total), float(rate)
+
     def ended(self) -> int:
         """How many jobs have ended and are still kept."""
         with self._db.read() as session:

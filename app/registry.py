@@ -63,6 +63,7 @@ class Card(msgspec.Struct, frozen=True):
     memory_total: int = 0  #: bytes of the device that engines may take; 0: unknown
     memory_free: int = 0
     utilization: float | None = None  #: of the device, 0 to 1; None: unknown
+    temperature: float | None = None  #: of the device, degrees Celsius; None: unknown
     torch_version: str = ""
     cuda_available: bool = False
     gpu_memory_allocated_mb: float = 0.0
@@ -79,6 +80,9 @@ class Card(msgspec.Struct, frozen=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Card)
+#: Metrics in Prometheus' text form, each with the model that they are of; "": the worker's own.
+Report = list[tuple[str, str]]
+_report_decoder = msgspec.msgpack.Decoder(Report)
 
 
 class Registry:
@@ -98,6 +102,18 @@ class Registry:
             pipe.set(_key(card.node), _encoder.encode(card), ex=self._lease)
             pipe.execute()
 
+    def publish(self, node: str, report: Report) -> None:
+        """Writes what a worker measures; as long as its card, it is kept. Raises UnavailableError."""
+        with available():
+            self._redis.set(_report_key(node), _encoder.encode(report), ex=self._lease)
+
+    def reports(self) -> dict[str, Report]:
+        """What the living measure, by node. Raises UnavailableError."""
+        nodes = [card.node for card in self.workers()]
+        with available():
+            found: list[bytes | None] = self._redis.mget(map(_report_key, nodes)) if nodes else []  # type: ignore[assignment]
+        return {node: _report_decoder.decode(text) for node, text in zip(nodes, found, strict=True) if text}
+
     def retire(self, node: str, life: str) -> None:
         """Takes the card of a life away that ended or was declared dead; a later life's stays.
 
@@ -107,7 +123,7 @@ class Registry:
         if any(card.node == node and card.life == life for card in self.workers()):
             with available(), self._redis.pipeline(transaction=False) as pipe:
                 pipe.srem(_NODES, node)
-                pipe.delete(_key(node))
+                pipe.delete(_key(node), _report_key(node))
                 pipe.execute()
             self.forget()
 
@@ -161,3 +177,7 @@ class Registry:
 
 def _key(node: str) -> str:
     return f"{PREFIX}worker:{node}"
+
+
+def _report_key(node: str) -> str:
+    return f"{PREFIX}metrics:{node}"

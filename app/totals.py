@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.locks import hold, insert
-from app.models import Job, Result, Tally
+from app.models import Job, Pull, Result, Tally
 
 
 class Ending(NamedTuple):
@@ -30,14 +30,16 @@ class Totals(NamedTuple):
     endings: list[Ending]
     prompt_tokens: int
     completion_tokens: int
+    pulled_bytes: int
 
 
 _SORT = (Job.kind, Job.model, Job.status, sa.func.coalesce(Job.error_code, ""))
 _SUMS = (sa.func.count(), sa.func.sum(Job.attempt), sa.func.sum(Job.losses))
 KEPT = sa.select(*_SORT, *_SUMS).where(Job.finished_at.is_not(None)).group_by(*_SORT)
 _TOKENS = (sa.func.sum(Result.prompt_tokens), sa.func.sum(Result.completion_tokens))
+_BYTES = sa.func.sum(Pull.downloaded_bytes)
 _KEY = ("kind", "model", "status", "code")
-_COUNTED = ("jobs", "attempts", "losses", "prompt_tokens", "completion_tokens")
+_COUNTED = ("jobs", "attempts", "losses", "prompt_tokens", "completion_tokens", "pulled_bytes")
 
 
 def read(session: Session) -> Totals:
@@ -48,16 +50,18 @@ def read(session: Session) -> Totals:
         before = sums.get(tuple(key), (0, 0, 0))
         # PostgreSQL's sums of integers are decimals.
         sums[tuple(key)] = (before[0] + jobs, before[1] + int(attempts), before[2] + int(losses))
-    spent = sa.select(sa.func.sum(Tally.prompt_tokens), sa.func.sum(Tally.completion_tokens))
-    pairs = [session.execute(query).one() for query in (sa.select(*_TOKENS), spent)]
-    tokens = [int(sum(pair[index] or 0 for pair in pairs)) for index in (0, 1)]
-    return Totals([Ending(*key, *counted) for key, counted in sorted(sums.items())], *tokens)
+    pulled = sa.select(_BYTES).join(Job, Job.id == Pull.job_id).where(Job.finished_at.is_not(None))
+    kept = [*session.execute(sa.select(*_TOKENS)).one(), session.scalar(pulled)]
+    spent = session.execute(sa.select(*(sa.func.sum(getattr(Tally, name)) for name in _COUNTED[3:]))).one()
+    sizes = [int((here or 0) + (before or 0)) for here, before in zip(kept, spent, strict=True)]
+    return Totals([Ending(*key, *counted) for key, counted in sorted(sums.items())], *sizes)
 
 
 def remember(session: Session, *where: sa.ColumnElement[bool]) -> None:
     """Adds up finished jobs that this transaction is about to delete."""
-    query = sa.select(*_SORT, *_SUMS, *_TOKENS).outerjoin(Result, Result.job_id == Job.id)
     hold(session, *where)
+    query = sa.select(*_SORT, *_SUMS, *_TOKENS, _BYTES).outerjoin(Result, Result.job_id == Job.id)
+    query = query.outerjoin(Pull, Pull.job_id == Job.id)
     rows = session.execute(query.where(Job.finished_at.is_not(None), *where).group_by(*_SORT)).all()
     for row in sorted(rows, key=lambda row: row[: len(_KEY)]):
         values = dict(zip((*_KEY, *_COUNTED), (0 if value is None else value for value in row), strict=True))

@@ -119,6 +119,7 @@ class LlamaCppEngine:
             time.monotonic() - started,
             weights_bytes=self._plan.weights,
             cache_bytes=self._plan.cache,
+            cache_tokens=self._plan.total,
             note=note_on_gpu(spec, library),
         )
 

@@ -122,7 +122,9 @@ class Chunk(Wire, frozen=True):
 
     The end of any chunk is a clean seam. `ids` is () where the engine has none to give; `logprobs` has one entry a
     token where the request asked for them. `prompt_tokens` counts the original prompt and is set on every chunk. A
-    request's last chunk has `finish` or `error`; one that was aborted has no last chunk.
+    request's last chunk has `finish` or `error`; one that was aborted has no last chunk. A chunk of no request (`id` is
+    "") is for the engine's owner: with `error` it tells of the engine's end, else `text` is what the engine's library
+    measures of itself, in Prometheus' form.
     """
 
     id: str
@@ -163,6 +165,7 @@ class Info(Tagged, frozen=True):
     quantization: str = ""  #: how the weights lie in memory: "nf4", "int8", "gptq", "Q4_K_M", …; "": as they are
     weights_bytes: int = 0
     cache_bytes: int = 0  #: for keys and values, over all requests
+    cache_tokens: int = 0  #: how many tokens these hold; 0: unknown
     note: str = ""  #: what an operator should know of how it was loaded
 
 

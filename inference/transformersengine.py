@@ -68,6 +68,7 @@ class TransformersEngine:
             quantization=loaded.quantization,
             weights_bytes=int(loaded.model.get_memory_footprint()),
             cache_bytes=plan.total * growth.token + slots * growth.fixed,
+            cache_tokens=plan.total,
         )
 
     def submit(self, request: Request) -> None:

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import structlog
+from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_latest
 
 from inference import vllmload
 from inference.errors import EngineDiedError
@@ -29,6 +30,16 @@ log = structlog.get_logger()
 
 #: How often vLLM is asked whether it is still there, in seconds: it does not say so by itself when nobody waits.
 WATCH = 0.5
+#: How often vLLM's own metrics are told to the owner, in seconds.
+TELL = 5.0
+
+
+class _Own(CollectorRegistry):
+    """What vLLM counts and measures of itself, without what is so of any process."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Its families."""
+        return (family for family in REGISTRY.collect() if family.name.startswith("vllm:"))
 
 
 class VllmEngine:
@@ -66,6 +77,7 @@ class VllmEngine:
             quantization=loaded.quantization,
             weights_bytes=loaded.room.weights,
             cache_bytes=loaded.cache_bytes,
+            cache_tokens=loaded.cache_tokens,
         )
 
     def submit(self, request: Request) -> None:
@@ -123,8 +135,12 @@ class VllmEngine:
         task.add_done_callback(self._tasks.discard)
 
     async def _watch(self) -> None:
+        told = time.monotonic()
         while not self._engine.errored:
             await asyncio.sleep(WATCH)
+            if time.monotonic() - told > TELL:
+                told = time.monotonic()
+                self._out.put([Chunk("", generate_latest(_Own()).decode())])
         self._die()
 
     def _die(self) -> None:

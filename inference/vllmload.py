@@ -65,8 +65,13 @@ class Loaded(NamedTuple):
         """What keys and values have."""
         if self.room.cache is not None:
             return self.room.cache
+        return self.cache_tokens * (checkpoint.kv_bytes(self.source.config) or 0)
+
+    @property
+    def cache_tokens(self) -> int:
+        """How many tokens' keys and values there is room for."""
         cache = self.engine.vllm_config.cache_config
-        return int(cache.num_gpu_blocks or 0) * int(cache.block_size) * (checkpoint.kv_bytes(self.source.config) or 0)
+        return int(cache.num_gpu_blocks or 0) * int(cache.block_size)
 
 
 def load(spec: Spec, on_progress: OnProgress) -> Loaded:
@@ -82,7 +87,7 @@ def load(spec: Spec, on_progress: OnProgress) -> Loaded:
     words = LastWords("vllm")
     try:
         engine = vllm.AsyncLLM(
-            config, vllm.executor(config), log_stats=False, log_requests=False, usage_context=vllm.library
+            config, vllm.executor(config), log_stats=True, log_requests=False, usage_context=vllm.library
         )
     except Exception as error:  # noqa: BLE001 - whatever it was, it becomes a reason
         log.warning("vllm.load_failed", reason=repr(error))
@@ -199,7 +204,7 @@ def _configure(spec: Spec, source: Source, vllm: _Vllm, arguments: dict[str, Any
             structured_outputs_config={"backend": "guidance"},  # what `schema` writes for
             generation_config="vllm",  # a model's own defaults are not for the engine to add
             trust_remote_code=False,
-            disable_log_stats=True,
+            disable_log_stats=False,
             use_tqdm_on_load=False,
             seed=secrets.randbits(31),  # else two workers, and each start, would draw the same for who names none
             language_model_only=_has_senses(source),

@@ -11,6 +11,7 @@ import structlog
 
 from app.errors import UnavailableError
 from app.jobs import model_queue
+from tasks import meters
 from tasks.bay import Bay
 
 log = structlog.get_logger(__name__)
@@ -170,6 +171,7 @@ class Garage:
         self._cease(model_queue(bay.model))
         try:
             bay.pump.engine.close()
+            meters.EVICTIONS.labels(bay.model).inc()
             log.info("evicted", model=bay.model)
         except TimeoutError as error:
             log.error("not_evicted", model=bay.model, reason=str(error))  # a driver holds it; we go on without

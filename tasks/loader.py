@@ -14,6 +14,7 @@ from app.errors import Failure, TokenyardError, UnavailableError
 from app.kernel import Kernel
 from app.registry import Loading
 from inference.errors import LoadError
+from tasks import meters
 from tasks.garage import Garage
 from tasks.opener import NoRoomError, Opener, Order
 
@@ -146,6 +147,8 @@ class Loader:
             text = f"Loading model '{order.model}' failed; the log of worker {self._node} says why."
             self._ended(order, Failure("engine_failed", text))
         else:
+            meters.LOADS.labels(order.model, "loaded").inc()
+            meters.LOAD_SECONDS.labels(order.model, order.backend).observe(bay.load_ns / 1e9)
             self._garage.park(bay)
             self._done(order)
             self._release(order.model)
@@ -167,6 +170,7 @@ class Loader:
     def _cancelled(self, order: Order) -> None:
         """Somebody does not want it loaded; who waits for it is told. A worker that stops tells nobody."""
         self._done(order)
+        meters.LOADS.labels(order.model, "cancelled").inc()
         log.info("load_cancelled", model=order.model)
         if not self._closed:
             text = f"The load of model '{order.model}' was cancelled. Send the request again to load it anew."
@@ -181,6 +185,7 @@ class Loader:
 
     def _failed(self, order: Order, failure: Failure) -> None:
         """Another worker may have more luck; else what waits for the model fails."""
+        meters.LOADS.labels(order.model, failure.code).inc()
         log.error("load_failed", model=order.model, code=failure.code, reason=failure.message)
         try:
             self._kernel.loads.failed(order.model, self._node, failure)

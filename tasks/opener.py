@@ -152,7 +152,7 @@ class Opener:
         return self._bay(order, row, engine, load_ns, info.weights_bytes + info.cache_bytes or wanted.good)
 
     def _bay(self, order: Order, row: Model, engine: Engine, load_ns: int, size: int) -> Bay:
-        pump = Pump(engine, self._kernel.bus, self._node)
+        pump = Pump(engine, self._kernel.bus, self._node, row.name)
         bay = Bay(row.name, pump, load_ns, loaded_at=time.time(), size=size, files=files_of(row))
         bay.keep_alive = self._kernel.settings.keep_alive
         asked = row.keep_alive if order.keep_alive is None else order.keep_alive

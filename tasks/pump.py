@@ -1,6 +1,8 @@
 """The pump: carries an engine's steps to the bus, one round trip a step however many jobs it serves."""
 
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -10,6 +12,7 @@ from app.errors import UnavailableError
 from app.events import ID_LENGTH
 from inference.errors import EngineDiedError
 from inference.protocol import Chunk, Engine, Message, Request, Sampling
+from tasks import meters
 from tasks.run import End, Run, Way
 
 log = structlog.get_logger(__name__)
@@ -21,12 +24,21 @@ SEED_STEP = 0x9E3779B1
 class Pump:
     """One loaded engine and the runs that it serves. Its own thread reads the steps."""
 
-    def __init__(self, engine: Engine, bus: Bus, node: str) -> None:
+    def __init__(self, engine: Engine, bus: Bus, node: str, model: str = "") -> None:
+        """`model` is the name under which it is measured."""
         self.engine = engine
         self.lock = threading.Lock()
         self.runs: dict[str, Run] = {}
+        #: What the engine's library last told of itself, in Prometheus' form.
+        self.report = ""
         self._bus = bus
         self._node = node
+        self._model = model
+
+    def tokens(self) -> int:
+        """How many tokens its runs have by now, prompts and answers."""
+        with self.lock:
+            return sum(run.prompt_tokens + len(run.tokens) for run in self.runs.values())
 
     def begin(self, on_death: Callable[[], None]) -> None:
         """Begins to read the engine's steps; `on_death` is called when there are no more, whatever ended them."""
@@ -65,15 +77,23 @@ class Pump:
         on_death()
 
     def _carry(self, step: list[Chunk]) -> None:
+        now, gaps = time.monotonic_ns(), Counter[float]()
         with self.lock:
-            touched: dict[str, Run] = {}
+            touched: dict[str, int] = {}
             for chunk in step:
                 job_id = chunk.id[:ID_LENGTH]
                 run = self.runs.get(job_id)
                 if run is not None:
-                    touched[job_id] = run
-                    run.take(chunk, int(chunk.id[ID_LENGTH:] or 0))
-            self._send(touched)
+                    last = touched.setdefault(job_id, run.last)
+                    if chunk.count and last:
+                        gaps[(now - last) / chunk.count / 1e9] += chunk.count
+                    run.take(chunk, int(chunk.id[ID_LENGTH:] or 0), now)
+                elif not chunk.id:
+                    self.report = chunk.text
+            self._send({job_id: self.runs[job_id] for job_id in touched})
+        if touched:
+            meters.GAP.add(self._model, gaps)
+            meters.BATCH.add(self._model, {len(step): 1})
 
     def _send(self, runs: dict[str, Run]) -> None:
         """Appends what the runs have not sent. A broker that is gone gets it with a later step, or at the end."""

@@ -85,11 +85,11 @@ class Run:
             count=sum(token.count for token in tokens),
         )
 
-    def take(self, chunk: protocol.Chunk, choice: int) -> None:
-        """Numbers a chunk, under `lock`. What comes after the end is dropped."""
+    def take(self, chunk: protocol.Chunk, choice: int, now: int) -> None:
+        """Numbers a chunk of a step at `now` (monotonic ns), under `lock`. What comes after the end is dropped."""
         if self.end is not None:
             return
-        self.last = time.monotonic_ns()
+        self.last = now
         self.first = self.first or self.last
         self.prompt_tokens = chunk.prompt_tokens or self.prompt_tokens
         reason = chunk.finish if chunk.finish and self.choices > 1 else ""

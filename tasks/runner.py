@@ -13,12 +13,13 @@ from structlog.contextvars import bound_contextvars
 from app import abilities
 from app.errors import Failure, JobFailedError, UnavailableError
 from app.events import Token
-from app.jobs import State
+from app.jobs import Kind, State
 from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
 from inference.protocol import Sampling
 from inference.resume import can_continue
+from tasks import meters
 from tasks.bay import Bay
 from tasks.garage import Garage
 from tasks.gate import Gate
@@ -119,6 +120,10 @@ class Runner:
             job = self._kernel.store.claim(job_id, self._life, self._node, suspects=alone)
             if job is None:
                 return False
+            if job.attempt == 1:
+                meters.WAIT.labels(job.model, str(job.priority)).observe(
+                    max(0.0, self._kernel.clock.now() - job.created_at)
+                )
             try:
                 with bound_contextvars(request_id=job.request_id):
                     self._carry_out(job)
@@ -181,7 +186,7 @@ class Runner:
             earlier = [e for e in bus.replay(job.id) if isinstance(e, Token)] if job.attempt > 1 else []
         except UnavailableError:
             return None
-        ties = Ties(lambda: self._kernel.store.owns(job.id, job.attempt), self.on_first, clock.now)
+        ties = Ties(lambda: self._kernel.store.owns(job.id, job.attempt), lambda: self._began(job), clock.now)
         run = Run(job, earlier, bay.pump.lock, ties)
         if len(earlier) < job.last_seq or (earlier and not _can_continue(job, bay)):
             run.stop(End(Way.DONE, State.FAILED, failure=WORKER_LOST))
@@ -196,6 +201,11 @@ class Runner:
         if self._closing.is_set():
             run.stop(End(Way.HANDED_BACK))
         return run
+
+    def _began(self, job: Job) -> None:
+        if job.kind == Kind.GENERATE:
+            meters.FIRST.labels(job.model).observe(max(0.0, self._kernel.clock.now() - job.created_at))
+        self.on_first()
 
     def _seconds(self, job: Job) -> float:
         return job.expires_at - self._kernel.clock.now() if job.held else job.timeout - job.ran

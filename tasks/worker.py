@@ -19,6 +19,7 @@ from app.kernel import Kernel
 from app.loads import PLACING
 from app.registry import Card, Holding
 from inference.memory import available
+from tasks import meters
 from tasks.bay import Bay
 from tasks.budget import Budget, Memory
 from tasks.devices import hold_device, pin
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 PRELOAD_POLL = 1.0
 #: How often a worker's card follows the jobs that come and leave, in seconds.
 TELL_USE = 0.5
+#: The part of a device's memory beyond which the log warns.
+FULL = 0.8
 #: Celery consumes a queue so long after it was told to, at most, in seconds.
 LISTENING = 10.0
 
@@ -51,7 +54,8 @@ class Worker:
         pin(self.device)
         self._stopping = threading.Event()
         self._used = threading.Event()
-        self._utilization: float | None = None
+        self._reading = devices.Reading(0, 0)
+        self._is_full = False
         self._celery = celery
         self.life = begin_life(kernel, node)
         self.garage = Garage(consume=self._consume, cease=self._cease)
@@ -173,7 +177,29 @@ class Worker:
 
     def _renewed(self) -> None:
         self.announce()
+        self._publish()
         self._watchdog.look()
+
+    def _publish(self) -> None:
+        """What was measured, and whether memory runs short."""
+        bays = self.garage.bays()
+        own = meters.text((bay.model, bay.pump.engine.info, bay.pump.tokens()) for bay in bays)
+        reports = [(bay.model, bay.pump.report) for bay in bays if bay.pump.report]
+        self.kernel.registry.publish(self.node, [("", own), *reports])
+        self._warn_when_full()
+
+    def _warn_when_full(self) -> None:
+        """Once each time that the device's memory fills up, whoever filled it."""
+        total, free = self._reading.total, self._reading.free
+        was, self._is_full = self._is_full, total - free > FULL * total
+        if self._is_full and not was:
+            log.warning(
+                "memory_nearly_full",
+                device=self.device.name,
+                used=round(1 - free / total, 2),
+                free_bytes=free,
+                remedy="unload models, lower MAX_CACHE_MODELS, or take smaller quantizations",
+            )
 
     def announce(self) -> None:
         """Writes this worker's card. Raises UnavailableError."""
@@ -197,7 +223,8 @@ class Worker:
             cache_limit=settings.max_cache_models,
             memory_total=memory.total,
             memory_free=memory.free,
-            utilization=self._utilization,
+            utilization=self._reading.utilization,
+            temperature=self._reading.temperature,
             torch_version=_version("torch"),
             cuda_available=gpu,
             gpu_memory_allocated_mb=round(held / 1e6, 1) if gpu else 0.0,
@@ -221,7 +248,7 @@ class Worker:
         reading = devices.read(self.device)
         if reading is None:
             return Memory(0, 0)
-        self._utilization = reading.utilization
+        self._reading = reading
         free = reading.free if self.device.is_gpu else min(reading.free, available())
         return Memory(reading.total, free)
 

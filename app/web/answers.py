@@ -389,6 +389,7 @@ class WorkerEntry(Answer):
     memory_total: int | None
     memory_free: int | None
     utilization: float | None
+    temperature: float | None = Field(description="Degrees Celsius.")
     models: list[HeldModel]
     loading: list[LoadingModel]
     failures: list[LoadFailure]
@@ -398,6 +399,23 @@ class WorkersAnswer(Answer):
     """Every worker that is alive."""
 
     workers: list[WorkerEntry]
+
+
+class DeviceEntry(Answer):
+    """A worker's device."""
+
+    worker: str
+    device: str
+    memory_total: int | None
+    memory_free: int | None
+    utilization: float | None = Field(description="0 to 1.")
+    temperature: float | None = Field(description="Degrees Celsius.")
+
+
+class DevicesAnswer(Answer):
+    """The devices of all living workers."""
+
+    devices: list[DeviceEntry]
 
 
 class OrderAnswer(Answer):

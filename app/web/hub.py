@@ -16,6 +16,7 @@ from app import events
 from app.bus import ASKS, EVENTS, Bus, Heard
 from app.errors import UnavailableError
 from app.events import BadEventError, Event, Progress
+from app.web.lag import Probe
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,7 @@ class Hub:
         self._followers: dict[str, tuple[Follower, ...]] = {}
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._probe = Probe(bus, lambda: bool(self._followers))
 
     @contextmanager
     def following(
@@ -130,6 +132,7 @@ class Hub:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._probe.run, args=(self._closing,), name="lag", daemon=True).start()
 
     def _run(self) -> None:
         wait, longest = BACK_OFF
@@ -170,6 +173,8 @@ class Hub:
                     event = events.decode(body)
                     for follower in followers:
                         follower.give(event)
+                elif job_id == self._probe.id:
+                    self._probe.give()
         except BadEventError as error:
             log.warning("bad_event", reason=str(error))
 

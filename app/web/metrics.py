@@ -5,25 +5,27 @@ process answers, and after any crash. What only a web process knows, its request
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flask import Response
+from flask import Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from app.errors import UnavailableError
 from app.jobs import Kind
 from app.kernel import Kernel
 from app.reads import Depth, Lane
-from app.registry import Card
+from app.registry import Card, Report
 from app.totals import Totals
 from app.web.access import Access, needs
-from app.web.answers import blueprint
+from app.web.answers import DevicesAnswer, blueprint
 from app.web.current import here
 from app.web.observed import REGISTRY
+from app.web.residence import worker
 
 metrics = needs(Access.MONITORS)(blueprint("metrics", "health", "How the machine is."))
 TEXT: dict[str | int, Any] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
@@ -35,6 +37,14 @@ def show_metrics() -> Response:
     shared = CollectorRegistry(auto_describe=False)
     shared.register(Shared(here().kernel))
     return Response(generate_latest(_requests()) + generate_latest(shared), content_type=CONTENT_TYPE_LATEST)
+
+
+@metrics.get("/metrics/gpu", summary="Devices just now", responses={200: DevicesAnswer})
+def show_devices() -> Response:
+    """The device of each living worker: memory, load and heat. `null`: it does not tell."""
+    names = ("device", "memory_total", "memory_free", "utilization", "temperature")
+    entries = [worker(card, ()) for card in here().kernel.registry.workers()]
+    return jsonify({"devices": [{"worker": entry["node"], **{n: entry[n] for n in names}} for entry in entries]})
 
 
 def _requests() -> CollectorRegistry:
@@ -57,18 +67,31 @@ class Shared(Collector):
         up = GaugeMetricFamily("tokenyard_up", "Whether a part answers.", labels=["part"])
         store = self._kernel.store
         try:
-            found = list(_queues(store.lanes(), store.depths())) + list(_totals(store.totals()))
+            found = [*_queues(store.lanes(), store.depths()), *_totals(store.totals()), *_downloads(store.downloads())]
             up.add_metric(["database"], 1)
         except UnavailableError:
             found = []
             up.add_metric(["database"], 0)
         try:
             found += _workers(self._kernel.registry.workers())
+            found += _reported(self._kernel.registry.reports())
             up.add_metric(["broker"], 1)
         except UnavailableError:
             up.add_metric(["broker"], 0)
         yield up
         yield from found
+
+
+def _reported(reports: Mapping[str, Report]) -> Iterator[Metric]:
+    """What workers measure, and what engines' libraries do: one family a name, a sample for each worker and model."""
+    families: dict[str, Metric] = {}
+    for node, report in reports.items():
+        for model, text in report:
+            told = {"worker": node} | ({"model_name": model} if model else {})  # vLLM knows it by its path
+            for family in text_string_to_metric_families(text):
+                whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                whole.samples += [sample._replace(labels=sample.labels | told) for sample in family.samples]
+    yield from families.values()
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
@@ -118,6 +141,17 @@ def _totals(totals: Totals) -> Iterator[Metric]:
         yield _counter(name, text, of_all, zip(keys, values, strict=True))
     tokens = (("in",), totals.prompt_tokens), (("out",), totals.completion_tokens)
     yield _counter("tokens", "Tokens of finished generations.", ("direction",), tokens)
+    yield _counter("pulled_bytes", "Bytes of downloads that ended.", (), [((), totals.pulled_bytes)])
+
+
+def _downloads(running: tuple[int, int, float]) -> Iterator[Metric]:
+    told = {
+        "pulls_downloaded_bytes": "Of downloads that run: bytes that are here.",
+        "pulls_expected_bytes": "Of downloads that run: bytes in all, as far as known.",
+        "pulls_bytes_per_second": "Of downloads that run: how fast they are.",
+    }
+    for (name, text), value in zip(told.items(), running, strict=True):
+        yield _gauge(name, text, (), [((), value)])
 
 
 def _workers(cards: Sequence[Card]) -> Iterator[Metric]:
@@ -130,6 +164,8 @@ def _workers(cards: Sequence[Card]) -> Iterator[Metric]:
     yield _gauge("device_memory_free_bytes", memory, node, rows[1])
     busy = [((c.node, c.device), c.utilization) for c in cards if c.utilization is not None]
     yield _gauge("device_utilization", "How busy a worker's device is, 0 to 1.", node, busy)
+    heat = [((c.node, c.device), c.temperature) for c in cards if c.temperature is not None]
+    yield _gauge("device_temperature_celsius", "How hot a worker's device is.", node, heat)
     holdings = [((card.node, h.model, h.backend), h) for card in cards for h in card.holdings]
     yield _gauge("engine_slots", "Requests that an engine runs at once.", held, ((key, h.slots) for key, h in holdings))
     yield _gauge("engine_running", "Requests that an engine runs.", held, ((key, h.running) for key, h in holdings))

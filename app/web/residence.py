@@ -20,6 +20,7 @@ def worker(card: Card, failures: Iterable[Cooldown]) -> dict[str, Any]:
         "memory_total": card.memory_total or None,
         "memory_free": card.memory_free if card.memory_total else None,
         "utilization": card.utilization,
+        "temperature": card.temperature,
         "models": [_held(holding) for holding in card.holdings],
         "loading": [_loading(loading) for loading in card.loading],
         "failures": [_failure(failure) for failure in failures if failure.node == card.node],

@@ -57,4 +57,4 @@ def test_counting_reads_the_index_alone(database: Database) -> None:
         query = str(totals.KEPT.compile(dialect=session.get_bind().dialect, compile_kwargs={"literal_binds": True}))
         plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")
         assert any("COVERING INDEX ix_jobs_ended" in row[-1] for row in plan)
-    assert totals.Totals([], 0, 0) == Store(database).totals()
+    assert totals.Totals([], 0, 0, 0) == Store(database).totals()
