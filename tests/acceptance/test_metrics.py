@@ -43,6 +43,7 @@ def test_metrics_agree_with_the_database_and_with_what_is_open(stack: Stack) -> 
         during = sampled(stack)
         assert of(during, "tokenyard_streams_open") == open_before + 2
         assert of(during, "tokenyard_jobs_running", 'model="scripted"') == 1
+        eventually(lambda: of(sampled(stack), "tokenyard_relay_lag_seconds_count") > 0, what="the relay's lag")
     socket.close()
     stack.http.delete(f"/jobs/{slow}")
     stack.finished(slow)
@@ -60,6 +61,17 @@ def test_metrics_agree_with_the_database_and_with_what_is_open(stack: Stack) -> 
     assert of(after, total, *posted) - of(before, total, *posted) == 4
     assert of(after, "tokenyard_worker_up") == 1
     assert of(after, "tokenyard_up") == 2
+    eventually(lambda: measured(sampled(stack), before), what="what the worker measured")
+
+
+def measured(now: dict[tuple[str, str], float], before: dict[tuple[str, str], float]) -> bool:
+    """Whether the worker has told of four jobs, and of their tokens but the first ones."""
+
+    def grown(name: str) -> float:
+        return of(now, name, 'model="scripted"') - of(before, name, 'model="scripted"')
+
+    firsts, waits = grown("tokenyard_time_to_first_token_seconds_count"), grown("tokenyard_queue_wait_seconds_count")
+    return firsts == waits == 4 and grown("tokenyard_inter_token_seconds_count") >= 18
 
 
 def test_one_request_id_leads_from_the_answer_through_both_logs(stack: Stack) -> None:

@@ -304,3 +304,12 @@ def test_an_architecture_that_vllm_does_not_know_is_refused_with_the_reason(
     assert error.code == "unsupported_model"
     assert "StrangeForCausalLM" in error.message
     assert len(error.message) < 400
+
+
+def test_its_own_metrics_are_told_to_the_owner(starter: Listener) -> None:
+    starter.ask(make_request("counted", max_tokens=3, ignore_eos=True))
+
+    starter.wait(lambda: any("vllm:generation_tokens_total{" in chunk.text for chunk in starter.of("")))
+    names = {line.split()[2] for line in starter.of("")[-1].text.splitlines() if line.startswith("# TYPE")}
+    assert {"vllm:kv_cache_usage_perc", "vllm:num_requests_running", "vllm:inter_token_latency_seconds"} <= names
+    assert all(name.startswith("vllm:") for name in names)

@@ -20,7 +20,7 @@ def gpus() -> list[str]:
 @pytest.fixture
 def stacks(tmp_path: Path, gpus: list[str]) -> Iterator[tuple[Stack, Stack]]:
     """Two stacks, each of which would put a worker on the second GPU."""
-    shown = [{"uuid": gpu, "name": "NVIDIA Fake", "total": 8 * 2**30, "free": 8 * 2**30} for gpu in gpus]
+    shown = [{"uuid": gpu, "name": "NVIDIA Fake", "total": 8 * 2**30, "free": 2**30, "temperature": 61} for gpu in gpus]
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
@@ -57,6 +57,8 @@ def test_a_worker_sees_its_own_gpu_alone_and_keeps_others_off_it(stacks: tuple[S
     seen = engine.environ()
     assert seen["CUDA_VISIBLE_DEVICES"] == gpus[1]
     assert seen["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+    eventually(lambda: "memory_nearly_full" in (first.folder / "worker.log").read_text(), what="a warning")
 
     second.start("worker")
     assert second.processes["worker"].wait(30) == 1
