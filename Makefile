@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETTINGS := PORT DATA_DIR HOST REDIS_URL DATABASE_URL FLOWER API_KEY DEVICES ENGINE HARDWARE
 $(foreach name,$(SETTINGS),$(if $($(name)),$(eval export $(name))))
 
-.PHONY: up start stop logs status migrate engines test faults demo-durable compat-js check gpu-check install install-dev clean help
+.PHONY: up start stop logs status migrate engines test faults demo-durable described compat-js check gpu-check install install-dev clean help
 
 up: install ## Install what is missing and run the whole stack; PORT=… DATA_DIR=… for another place
 	@exec $(BIN)/tokenyard up
@@ -38,6 +38,9 @@ faults: install-dev ## Run the whole fault suite: kills, cuts, locks and floods
 
 demo-durable: install-dev ## A real answer whose worker is killed twice with -9, while curl prints it
 	@$(BIN)/python -m pytest -q -s -m faults tests/faults/test_demonstration.py
+
+described: install-dev ## Ask for everything that /openapi.json describes, 400 times each
+	@DESCRIBED_EXAMPLES=400 $(BIN)/python -m pytest tests/unit/web/test_described.py
 
 compat-js: install-dev ## npm's openai and ollama over a live server; needs Node
 	@cd tests/compat/js && npm install --no-package-lock --no-audit --no-fund --silent

@@ -9,6 +9,10 @@ import httpx
 from flask import Flask, Response, request
 from jsonschema import Draft202012Validator
 
+STREAMS = ("text/event-stream", "application/x-ndjson")
+#: Before names that may hold slashes.
+NAMED = ("/models/", "/aliases/", "/v1/models/")
+
 
 class Description:
     """An OpenAPI document that answers are checked against."""
@@ -26,19 +30,22 @@ class Description:
     def check(self, method: str, path: str, status: int, mimetype: str, body: bytes) -> None:
         """Fails where an operation of ours gave something that its description does not."""
         operation = self._operation(method, path)
-        if operation is None or not any(status.startswith("2") for status in operation["responses"]):
+        if operation is None:
             return
         responses = operation["responses"]
         described = responses.get(str(status)) or responses.get(f"{status // 100}XX")
         assert described is not None, f"{method} {path} answered {status}, which is not described"
         content = described.get("content", {})
+        if not content:
+            assert not body, f"{method} {path} answered {status} with a body, which is not described"
+            return
         assert mimetype in content, f"{method} {path} answered {status} as {mimetype}; described: {list(content)}"
         if mimetype == "application/json":
             self._hold(content[mimetype]["schema"], json.loads(body), f"{method} {path} {status}")
-        elif mimetype == "text/event-stream":
+        elif "x-itemSchema" in content[mimetype]:
             for line in body.decode().splitlines():
-                if line.startswith("data: {"):
-                    self._hold(content[mimetype]["x-itemSchema"], json.loads(line[6:]), f"{method} {path}'s event")
+                if (event := line.removeprefix("data: ")).startswith("{"):
+                    self._hold(content[mimetype]["x-itemSchema"], json.loads(event), f"{method} {path}'s event")
 
     def _operation(self, method: str, path: str) -> dict[str, Any] | None:
         found = (op for pattern, verb, op in self._operations if verb == method and pattern.fullmatch(path))
@@ -59,7 +66,7 @@ def hold(app: Flask) -> None:
     @app.after_request
     def check(response: Response) -> Response:
         about = (request.method, request.path, response.status_code, response.mimetype)
-        if response.mimetype == "text/event-stream":
+        if response.mimetype in STREAMS:
             response.response = _watched(response.response, lambda body: description.check(*about, body))
         elif not response.is_streamed:
             description.check(*about, response.get_data())
@@ -81,7 +88,7 @@ def hook(document: dict[str, Any]) -> Any:
 
     def check(response: httpx.Response) -> None:
         mimetype = response.headers.get("Content-Type", "").partition(";")[0]
-        if mimetype != "text/event-stream":
+        if mimetype not in STREAMS:
             sent = response.request
             description.check(sent.method, sent.url.path, response.status_code, mimetype, response.read())
 
@@ -93,7 +100,5 @@ def _literal(path: str) -> int:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    names = re.sub(
-        r"\\\{[^}]+\\\}", "(?:.+)" if path.startswith(("/models/", "/aliases/")) else "[^/]+", re.escape(path)
-    )
+    names = re.sub(r"\\\{[^}]+\\\}", "(?:.+)" if path.startswith(NAMED) else "[^/]+", re.escape(path))
     return re.compile(names)

@@ -126,11 +126,16 @@ class JobEvent(RootModel[ChatDelta | ChatEnd | ChatError | Standing]):
     """The data of one event of a job."""
 
 
-def stream_of(model: type[BaseModel]) -> dict[str, Any]:
+#: What streams are made of, to be told among the components of the description.
+EVENTS: list[type[BaseModel]] = []
+
+
+def stream_of(model: type[BaseModel], mimetype: str = "text/event-stream") -> dict[str, Any]:
     """The content of a stream of events. OpenAPI 3.1 has no word for what one event holds; 3.2 calls it itemSchema."""
+    EVENTS.append(model)
     event = {"$ref": f"#/components/schemas/{model.__name__}"}
-    text = {"type": "string", "description": "Server-sent events; a comment is a heartbeat."}
-    return {"text/event-stream": {"schema": text, "x-itemSchema": event}}
+    text = {"type": "string", "description": "One event after the other; an SSE comment is a heartbeat."}
+    return {mimetype: {"schema": text, "x-itemSchema": event}}
 
 
 class ChatAnswer(Counts):
@@ -506,13 +511,13 @@ class DiagAnswer(Answer):
     health: HealthAnswer
 
 
-#: What every route may answer beside its success: flask-openapi3 wants 400 by its own name.
-ERRORS: dict[str | int, Any] = {400: ErrorAnswer, "4XX": ErrorAnswer, "5XX": ErrorAnswer}
-#: Named in descriptions of streams alone.
-EVENTS = (ChatEvent, JobEvent, GroupEvent)
+def described(name: str, tag: str, description: str, error: type[BaseModel]) -> APIBlueprint:
+    """A noun of a dialect. Every route may answer an error: flask-openapi3 wants 400 by its own name."""
+    errors: dict[str | int, Any] = {400: error, "4XX": error, "5XX": error}
+    tags = [Tag(name=tag, description=description)]
+    return APIBlueprint(name, __name__, abp_tags=tags, abp_responses=errors, abp_security=[{"api_key": []}])
 
 
 def blueprint(name: str, tag: str, description: str) -> APIBlueprint:
     """A noun of the native API."""
-    tags = [Tag(name=tag, description=description)]
-    return APIBlueprint(name, __name__, abp_tags=tags, abp_responses=ERRORS, abp_security=[{"api_key": []}])
+    return described(name, tag, description, ErrorAnswer)

@@ -3,12 +3,20 @@
 from typing import Annotated, Any, Self
 
 import msgspec
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.web.formats import MAX_BYTES, schema_text
 from app.web.schemas import MAX_MESSAGES, ChatBody, Message
 
 MAX_TOOLS = 128
+#: Seconds that a request of another dialect may take, queueing and loading included.
+TIMEOUT = 600
+
+
+class Lenient(BaseModel):
+    """A body whose unknown fields do not matter."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class Turn(Message):

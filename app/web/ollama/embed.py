@@ -3,21 +3,21 @@
 from typing import Annotated, Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from pydantic import Field
 
 from app.events import Ended
 from app.web.current import here
+from app.web.dialect import TIMEOUT
 from app.web.embed import EmbedBody, encoded, vector
 from app.web.errors import translating
 from app.web.held import events_of, gathered
+from app.web.ollama.answers import EmbedAnswer, OneEmbedding, blueprint
 from app.web.ollama.names import resolved
-from app.web.ollama.schemas import TIMEOUT, Named
+from app.web.ollama.schemas import Named
 from app.web.schemas import KeepAlive
 from app.web.submit import submit_generation
 
-embed = APIBlueprint("ollama_embed", __name__, abp_tags=[Tag(name="ollama")])
+embed = blueprint("embed")
 
 
 class EmbedRequest(Named):
@@ -34,7 +34,7 @@ class EmbeddingsRequest(Named):
     keep_alive: KeepAlive | None = None
 
 
-@embed.post("/api/embed", summary="Turn texts into vectors, as Ollama does")
+@embed.post("/api/embed", summary="Turn texts into vectors, as Ollama does", responses={200: EmbedAnswer})
 def create_ollama_vectors(body: EmbedRequest) -> Response:
     """On GGUF models. The job's id is in `X-Job-Id`."""
     vectors, ended = _vectors(body, [body.input] if isinstance(body.input, str) else body.input)
@@ -50,7 +50,7 @@ def create_ollama_vectors(body: EmbedRequest) -> Response:
     )
 
 
-@embed.post("/api/embeddings", summary="Turn one text into a vector, as Ollama did")
+@embed.post("/api/embeddings", summary="Turn one text into a vector, as Ollama did", responses={200: OneEmbedding})
 def create_ollama_vector(body: EmbeddingsRequest) -> Response:
     """On GGUF models. The job's id is in `X-Job-Id`."""
     return jsonify({"embedding": _vectors(body, [body.prompt])[0][0]})

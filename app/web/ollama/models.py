@@ -6,8 +6,6 @@ from collections import Counter
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import Kind, State
@@ -17,6 +15,7 @@ from app.web.access import Access, needs
 from app.web.current import here
 from app.web.health import version
 from app.web.library import remove
+from app.web.ollama.answers import EMPTY, OllamaResidents, OllamaShown, OllamaTags, OllamaVersion, blueprint
 from app.web.ollama.names import LATEST, resolved, tagged
 from app.web.ollama.schemas import BlobPath, CopyRequest, Named
 from app.web.views import iso
@@ -24,16 +23,16 @@ from app.web.views import iso
 #: The year 2262: Ollama's own tools show it as "Forever".
 FOR_EVER = 9_214_646_400
 
-models = APIBlueprint("ollama_models", __name__, abp_tags=[Tag(name="ollama")])
+models = blueprint("models")
 
 
-@models.get("/api/version", summary="The version")
+@models.get("/api/version", summary="The version", responses={200: OllamaVersion})
 def show_ollama_version() -> Response:
     """Tokenyard's own."""
     return jsonify({"version": version("tokenyard")})
 
 
-@models.get("/api/tags", summary="List models, as Ollama does")
+@models.get("/api/tags", summary="List models, as Ollama does", responses={200: OllamaTags})
 def list_ollama_models() -> Response:
     """Every model on this machine, under each name that it was given."""
     kernel = here().kernel
@@ -42,7 +41,7 @@ def list_ollama_models() -> Response:
     return jsonify({"models": [_row(model, name) for name, model in [*rows.items(), *further]]})
 
 
-@models.get("/api/ps", summary="List loaded models, as Ollama does")
+@models.get("/api/ps", summary="List loaded models, as Ollama does", responses={200: OllamaResidents})
 def list_ollama_residents() -> Response:
     """What is in memory, until when; and what waits for it, which Ollama does not tell."""
     kernel = here().kernel
@@ -56,7 +55,7 @@ def list_ollama_residents() -> Response:
     return jsonify({"models": shown})
 
 
-@models.delete("/api/delete", summary="Delete a model, as Ollama does")
+@models.delete("/api/delete", summary="Delete a model, as Ollama does", responses={200: EMPTY})
 @needs(Access.OPERATORS)
 def delete_ollama_model(body: Named) -> Response:
     """Only the name, where it is a further one."""
@@ -70,7 +69,7 @@ def delete_ollama_model(body: Named) -> Response:
     return Response(status=200)
 
 
-@models.post("/api/copy", summary="Give a model a further name, as Ollama's copies are")
+@models.post("/api/copy", summary="Give a model a further name, as Ollama's copies are", responses={200: EMPTY})
 @needs(Access.OPERATORS)
 def copy_ollama_model(body: CopyRequest) -> Response:
     """Nothing is copied: the new name stands for the model."""
@@ -79,7 +78,7 @@ def copy_ollama_model(body: CopyRequest) -> Response:
     return Response(status=200)
 
 
-@models.post("/api/show", summary="Show a model, as Ollama does")
+@models.post("/api/show", summary="Show a model, as Ollama does", responses={200: OllamaShown})
 def show_ollama_model(body: Named) -> Response:
     """Its details, template and licence."""
     kernel = here().kernel

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Event, Progress
 from app.web.access import Access, needs
 from app.web.bodies import NDJSON
 from app.web.current import here
 from app.web.errors import failure_of, raise_failure
+from app.web.ollama.answers import PullDone, blueprint
 from app.web.ollama.names import LATEST
 from app.web.ollama.schemas import Named
 from app.web.ollama.talk import line
@@ -20,7 +19,7 @@ from app.web.sse import closing
 from app.web.stream import Events, follow
 from app.web.submit import PULL_TIMEOUT, submit_pull
 
-pull = needs(Access.OPERATORS)(APIBlueprint("ollama_pull", __name__, abp_tags=[Tag(name="ollama")]))
+pull = needs(Access.OPERATORS)(blueprint("pull"))
 
 
 class PullRequest(Named):
@@ -29,7 +28,7 @@ class PullRequest(Named):
     stream: bool = True
 
 
-@pull.post("/api/pull", summary="Download a model, as Ollama does")
+@pull.post("/api/pull", summary="Download a model, as Ollama does", responses={200: PullDone})
 def create_ollama_pull(body: PullRequest) -> Response:
     """The download goes on when the client hangs up. The job's id is in `X-Job-Id`."""
     site = here()

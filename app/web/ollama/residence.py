@@ -4,7 +4,7 @@ import time
 
 from app.errors import UnavailableError
 from app.kernel import Kernel
-from app.web.ollama.schemas import TIMEOUT
+from app.web.dialect import TIMEOUT
 
 #: Between looks at the workers' cards, in seconds.
 PAUSE = 0.2

@@ -3,14 +3,13 @@
 from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, Field
 
-from app.web.dialect import DialectBody, checked
+from app.web.dialect import TIMEOUT, DialectBody, Lenient, checked
 from app.web.schemas import GenerateBody, KeepAlive, ModelName, PromptBody
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT = 600
 #: Ollama's `num_predict` of -1 or -2 ends with the context; so does this.
 UNLIMITED = 131_072
 #: Its defaults where they differ from ours.
@@ -36,12 +35,6 @@ def _blind(images: list[Any] | None) -> None:
 Images = Annotated[list[Any] | None, AfterValidator(_blind)]
 
 
-class Lenient(BaseModel):
-    """A body whose unknown fields do not matter."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 class Named(Lenient):
     """A body that names a model; `name` is the older word for it."""
 
@@ -61,7 +54,7 @@ class BlobPath(Lenient):
     digest: str
 
 
-class Turn(Lenient):
+class OllamaTurn(Lenient):
     """One message."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -135,7 +128,7 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
 class ChatRequest(Talk):
     """POST /api/chat. Without messages it only loads or unloads the model."""
 
-    messages: list[Turn] = []
+    messages: list[OllamaTurn] = Field([])
     tools: list[dict[str, Any]] | None = None
 
     @property

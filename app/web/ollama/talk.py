@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Token
 from app.models import Job
@@ -17,6 +15,7 @@ from app.web.errors import failure_of, translating
 from app.web.fold import Fold, Parts
 from app.web.held import events_of, gathered, opened
 from app.web.ollama import memory, residence
+from app.web.ollama.answers import OllamaChatAnswer, OllamaGenerateAnswer, blueprint
 from app.web.ollama.names import resolved
 from app.web.ollama.schemas import ChatRequest, GenerateRequest
 from app.web.sse import closing
@@ -24,7 +23,7 @@ from app.web.stream import Events
 from app.web.submit import submit_generation
 from app.web.views import counts, iso, logprob
 
-talk = APIBlueprint("ollama", __name__, abp_tags=[Tag(name="ollama", description="Ollama's dialect.")])
+talk = blueprint("talk")
 
 _NOTHING = Parts()
 _encode = msgspec.json.Encoder().encode
@@ -32,13 +31,13 @@ _encode = msgspec.json.Encoder().encode
 Wrap = Callable[[Parts], dict[str, Any]]
 
 
-@talk.post("/api/chat", summary="Answer a chat, as Ollama does")
+@talk.post("/api/chat", summary="Answer a chat, as Ollama does", responses={200: OllamaChatAnswer})
 def create_ollama_chat(body: ChatRequest) -> Response:
     """Streamed unless `stream` is false. The job's id is in `X-Job-Id`."""
     return _answer(body, _message)
 
 
-@talk.post("/api/generate", summary="Answer a prompt, as Ollama does")
+@talk.post("/api/generate", summary="Answer a prompt, as Ollama does", responses={200: OllamaGenerateAnswer})
 def create_ollama_answer(body: GenerateRequest) -> Response:
     """Streamed unless `stream` is false. The job's id is in `X-Job-Id`."""
     return _answer(body, _response)

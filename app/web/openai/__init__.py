@@ -20,3 +20,4 @@ def register(app: OpenAPI) -> None:
         responses.responses,
     ):
         app.register_api(blueprint)
+    app.paths["/v1/files"].post.requestBody = files.UPLOAD

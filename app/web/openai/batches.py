@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from app.batches import Counts, Stage
@@ -15,13 +13,14 @@ from app.errors import InvalidRequestError
 from app.jobs import new_id
 from app.models import Batch
 from app.web.current import Site, here
+from app.web.dialect import Lenient
 from app.web.groups import end_group
 from app.web.offload import offload
 from app.web.openai import lines
+from app.web.openai.answers import BatchAnswer, BatchesAnswer, blueprint
 from app.web.openai.files import ERRORS, OUTPUT, listing
-from app.web.openai.schemas import Lenient
 
-batches = APIBlueprint("openai_batches", __name__, abp_tags=[Tag(name="openai")])
+batches = blueprint("batches")
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
@@ -62,7 +61,7 @@ class BatchesQuery(Lenient):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
 
 
-@batches.post("/v1/batches", summary="Run a file of requests")
+@batches.post("/v1/batches", summary="Run a file of requests", responses={200: BatchAnswer})
 def create_batch(body: BatchBody) -> Response:
     """Answers when every line is in the queue, or when the file was refused: then its status is `failed`."""
     site = here()
@@ -108,7 +107,7 @@ def _fill(site: Site, path: Path, batch: Batch) -> None:
     site.kernel.batches.open(batch.id)
 
 
-@batches.get("/v1/batches", summary="List batches")
+@batches.get("/v1/batches", summary="List batches", responses={200: BatchesAnswer})
 def list_batches(query: BatchesQuery) -> Response:
     """Newest first."""
     site = here()
@@ -116,13 +115,13 @@ def list_batches(query: BatchesQuery) -> Response:
     return jsonify(listing([_show(batch, site.kernel.batches.counts(batch.id)) for batch in page], query.limit))
 
 
-@batches.get("/v1/batches/<id>", summary="Show a batch")
+@batches.get("/v1/batches/<id>", summary="Show a batch", responses={200: BatchAnswer})
 def show_batch(path: BatchPath) -> Response:
     """Where it stands."""
     return jsonify(_current(here(), path.id))
 
 
-@batches.post("/v1/batches/<id>/cancel", summary="Cancel a batch")
+@batches.post("/v1/batches/<id>/cancel", summary="Cancel a batch", responses={200: BatchAnswer})
 def cancel_batch(path: BatchPath) -> Response:
     """Lines that have ended keep their results."""
     site = here()

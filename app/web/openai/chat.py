@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.events import Ended, Event, Token
 from app.models import Job
@@ -15,14 +13,15 @@ from app.web.errors import translating
 from app.web.fold import Fold, Parts
 from app.web.held import events_of, gathered, opened
 from app.web.openai import shapes, stream
+from app.web.openai.answers import ChatCompletion, blueprint
 from app.web.openai.schemas import ChatCompletionBody
 from app.web.stream import Events
 from app.web.submit import submit_generation
 
-chat = APIBlueprint("openai_chat", __name__, abp_tags=[Tag(name="openai", description="OpenAI's dialect.")])
+chat = blueprint("chat")
 
 
-@chat.post("/v1/chat/completions", summary="Answer a chat, as OpenAI's API does")
+@chat.post("/v1/chat/completions", summary="Answer a chat, as OpenAI's API does", responses={200: ChatCompletion})
 def create_chat_completion(body: ChatCompletionBody) -> Response:
     """Whole or streamed. The job's id is in `X-Job-Id`."""
     site = here()

@@ -6,8 +6,6 @@ from itertools import chain
 from typing import Any
 
 from flask import Response, g, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.errors import InvalidRequestError
 from app.events import Ended, Token, Usage
@@ -17,15 +15,16 @@ from app.web.current import Site, here
 from app.web.errors import translating
 from app.web.held import abandon, events_of, gathered, opened
 from app.web.openai import shapes, stream
+from app.web.openai.answers import TextCompletion, blueprint
 from app.web.openai.schemas import CompletionBody
 from app.web.schemas import GenerateBody
 from app.web.stream import Events
 from app.web.submit import submit_generation
 
-completions = APIBlueprint("openai_completions", __name__, abp_tags=[Tag(name="openai")])
+completions = blueprint("completions")
 
 
-@completions.post("/v1/completions", summary="Go on with a text, as OpenAI's API does")
+@completions.post("/v1/completions", summary="Go on with a text, as OpenAI's API does", responses={200: TextCompletion})
 def create_completion(body: CompletionBody) -> Response:
     """Whole or streamed. `X-Job-Id` has the job of each prompt."""
     site = here()

@@ -3,19 +3,18 @@
 from typing import Annotated, Any, Literal
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from pydantic import Field, field_validator
 
 from app.web.current import here
+from app.web.dialect import TIMEOUT, Lenient
 from app.web.embed import EmbedBody, encoded, vector
 from app.web.errors import translating
 from app.web.held import events_of, gathered
-from app.web.openai.schemas import TIMEOUT, Lenient
+from app.web.openai.answers import EmbeddingsAnswer, blueprint
 from app.web.schemas import ModelName
 from app.web.submit import submit_generation
 
-embeddings = APIBlueprint("openai_embeddings", __name__, abp_tags=[Tag(name="openai")])
+embeddings = blueprint("embeddings")
 
 
 class EmbeddingsBody(Lenient):
@@ -41,7 +40,9 @@ class EmbeddingsBody(Lenient):
         return EmbedBody.model_validate({"model": self.model, "inputs": inputs, "timeout": TIMEOUT})
 
 
-@embeddings.post("/v1/embeddings", summary="Turn texts into vectors, as OpenAI's API does")
+@embeddings.post(
+    "/v1/embeddings", summary="Turn texts into vectors, as OpenAI's API does", responses={200: EmbeddingsAnswer}
+)
 def create_embeddings(body: EmbeddingsBody) -> Response:
     """On GGUF models. The job's id is in `X-Job-Id`."""
     site = here()

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 
 from flask import Response, jsonify, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
+from flask_openapi3.models.request_body import RequestBody
 from pydantic import BaseModel, Field
 
 from app.batches import BatchNotFoundError
@@ -14,12 +13,22 @@ from app.files import FileNotFoundInStoreError
 from app.models import Batch, File
 from app.store import Detail
 from app.web.current import Site, here
+from app.web.dialect import Lenient
 from app.web.offload import offload
 from app.web.openai import lines
-from app.web.openai.schemas import Lenient
+from app.web.openai.answers import DeletedAnswer, FileAnswer, FilesAnswer, blueprint
 
-files = APIBlueprint("openai_files", __name__, abp_tags=[Tag(name="openai")])
+files = blueprint("files")
 
+_FILE = {"type": "string", "format": "binary"}
+BYTES = {"content": {"application/octet-stream": {"schema": _FILE}}}
+#: What an upload is, in the API's description: it is read here, as flask-openapi3's reader falls over deep nesting.
+FORM = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": _FILE, "purpose": {"type": "string", "enum": ["batch"]}},
+}
+UPLOAD = RequestBody.model_validate({"content": {"multipart/form-data": {"schema": FORM}}, "required": True})
 #: A batch's outputs have its own id behind these words.
 OUTPUT, ERRORS = "file-output-", "file-errors-"
 
@@ -39,7 +48,7 @@ class FilesQuery(Lenient):
     order: Literal["asc", "desc"] = "desc"
 
 
-@files.post("/v1/files", summary="Upload a file")
+@files.post("/v1/files", summary="Upload a file", responses={200: FileAnswer})
 def upload_file() -> Response:
     """A multipart form with `file`, up to 200 MB, and `purpose`, which must be `batch`."""
     purpose, upload = request.form.get("purpose"), request.files.get("file")
@@ -51,14 +60,14 @@ def upload_file() -> Response:
     return jsonify(show(here().kernel.files.add(upload.filename or "file", purpose, upload.save)))
 
 
-@files.get("/v1/files", summary="List files")
+@files.get("/v1/files", summary="List files", responses={200: FilesAnswer})
 def list_files(query: FilesQuery) -> Response:
     """What was uploaded."""
     page = here().kernel.files.page(purpose=query.purpose, after=query.after, limit=query.limit + 1)
     return jsonify(listing([show(file) for file in page], query.limit))
 
 
-@files.get("/v1/files/<id>", summary="Show a file")
+@files.get("/v1/files/<id>", summary="Show a file", responses={200: FileAnswer})
 def show_file(path: FilePath) -> Response:
     """An upload, or an output of a batch."""
     site = here()
@@ -66,7 +75,7 @@ def show_file(path: FilePath) -> Response:
     return jsonify(_show_output(path.id, batch) if batch is not None else show(site.kernel.files.get(path.id)))
 
 
-@files.get("/v1/files/<id>/content", summary="Download a file")
+@files.get("/v1/files/<id>/content", summary="Download a file", responses={200: BYTES})
 def download_file(path: FilePath) -> Response:
     """Its bytes."""
     site = here()
@@ -79,7 +88,7 @@ def download_file(path: FilePath) -> Response:
     return response
 
 
-@files.delete("/v1/files/<id>", summary="Delete a file")
+@files.delete("/v1/files/<id>", summary="Delete a file", responses={200: DeletedAnswer})
 def delete_file(path: FilePath) -> Response:
     """Forgets an upload."""
     here().kernel.files.remove(path.id)

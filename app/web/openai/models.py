@@ -3,24 +3,23 @@
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.errors import ModelNotDownloadedError, ModelNotFoundError
 from app.models import Model
 from app.web.current import here
+from app.web.openai.answers import OpenAIModel, OpenAIModels, blueprint
 from app.web.schemas import ModelPath
 
-models = APIBlueprint("openai_models", __name__, abp_tags=[Tag(name="openai")])
+models = blueprint("models")
 
 
-@models.get("/v1/models", summary="List models, as OpenAI's API does")
+@models.get("/v1/models", summary="List models, as OpenAI's API does", responses={200: OpenAIModels})
 def list_openai_models() -> Response:
     """Every model on this machine."""
     return jsonify({"object": "list", "data": [_show(model) for model in here().kernel.catalog.models()]})
 
 
-@models.get("/v1/models/<path:name>", summary="Show a model, as OpenAI's API does")
+@models.get("/v1/models/<path:name>", summary="Show a model, as OpenAI's API does", responses={200: OpenAIModel})
 def show_openai_model(path: ModelPath) -> Response:
     """One of them."""
     try:

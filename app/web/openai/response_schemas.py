@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.web.dialect import DialectBody
-from app.web.openai.schemas import DEFAULT_MAX_TOKENS, TIMEOUT, ChatMessage, Lenient, form_of
+from app.web.dialect import TIMEOUT, DialectBody, Lenient
+from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, form_of
 from app.web.schemas import ModelName
 
 

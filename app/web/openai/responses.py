@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from app.errors import InvalidRequestError, JobNotFoundError, NotFoundError
 from app.events import Ended, Token
@@ -17,12 +15,13 @@ from app.web.client import of_request
 from app.web.current import Site, here
 from app.web.errors import translating
 from app.web.held import events_of, gathered, opened
+from app.web.openai.answers import DeletedAnswer, ResponseAnswer, StreamedResponse, blueprint
 from app.web.openai.response_events import KEPT, PREFIX, Fold, of_row, shape
 from app.web.openai.response_schemas import ResponseBody, ResponsePath, ResponseQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
 
-responses = APIBlueprint("openai_responses", __name__, abp_tags=[Tag(name="openai")])
+responses = blueprint("responses")
 
 
 class ResponseNotFoundError(NotFoundError):
@@ -34,7 +33,7 @@ class ResponseNotFoundError(NotFoundError):
         super().__init__(f"Response with id '{response_id}' not found.", param="response_id")
 
 
-@responses.post("/v1/responses", summary="Answer, as OpenAI's responses do")
+@responses.post("/v1/responses", summary="Answer, as OpenAI's responses do", responses={200: StreamedResponse})
 def create_response(body: ResponseBody) -> Response:
     """Whole, streamed, or in the background: then it is read later, or followed by `GET` with `stream=true`."""
     site = here()
@@ -53,7 +52,7 @@ def create_response(body: ResponseBody) -> Response:
     return jsonify(of_row(site.kernel.store.get(job.id)))
 
 
-@responses.get("/v1/responses/<id>", summary="Read a response")
+@responses.get("/v1/responses/<id>", summary="Read a response", responses={200: StreamedResponse})
 def show_response(path: ResponsePath, query: ResponseQuery) -> Response:
     """As it stands, or with `stream=true` its events behind number `starting_after`, to its end."""
     site = here()
@@ -64,7 +63,7 @@ def show_response(path: ResponsePath, query: ResponseQuery) -> Response:
     return sse.closing(_frames(detail.job, events, query.starting_after), events)
 
 
-@responses.post("/v1/responses/<id>/cancel", summary="Cancel a response")
+@responses.post("/v1/responses/<id>/cancel", summary="Cancel a response", responses={200: ResponseAnswer})
 def cancel_response(path: ResponsePath) -> Response:
     """Only what runs in the background can be cancelled so; a held one ends with its connection."""
     site = here()
@@ -75,7 +74,7 @@ def cancel_response(path: ResponsePath) -> Response:
     return jsonify(of_row(site.kernel.store.get(job.id)))
 
 
-@responses.delete("/v1/responses/<id>", summary="Delete a response")
+@responses.delete("/v1/responses/<id>", summary="Delete a response", responses={200: DeletedAnswer})
 def delete_response(path: ResponsePath) -> Response:
     """Forgets it, text and all, once it has ended."""
     site = here()

@@ -2,23 +2,16 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.jobs import DEFAULT_PRIORITY
 from app.web.bodies import decode_object
-from app.web.dialect import DialectBody, checked, chosen
+from app.web.dialect import TIMEOUT, DialectBody, Lenient, checked, chosen
 from app.web.schemas import MAX_CHOICES, ModelName, PromptBody
 
 #: Tokens of an answer to a request that names no limit: the model's context bounds it too.
 DEFAULT_MAX_TOKENS = 4096
-TIMEOUT = 600
 MAX_PROMPTS = 64
-
-
-class Lenient(BaseModel):
-    """A body whose unknown fields do not matter."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class StreamOptions(Lenient):
