@@ -106,8 +106,8 @@ class Catalog:
         models = [model for model in self.rows() if model.state != Standing.HIDDEN]
         return [*models, _SCRIPTED_MODEL] if self._scripted else models
 
-    def configure(self, name: str, **values: list[str] | float | None) -> Model:
-        """Sets what operators say of a model: `devices`, `keep_alive`.
+    def configure(self, name: str, **values: list[str] | dict[str, Any] | float | None) -> Model:
+        """Sets what operators say of a model: `devices`, `keep_alive`, `engine_options`.
 
         Raises ModelNotDownloadedError, InvalidRequestError.
         """
@@ -216,5 +216,6 @@ _SCRIPTED_MODEL = Model(
     created_at=0.0,
     facts={},
     devices=[],
+    engine_options={},
     state=Standing.READY,
 )

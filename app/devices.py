@@ -18,17 +18,24 @@ from app.errors import BadSettingsError
 log = structlog.get_logger(__name__)
 
 _NAME = re.compile(r"(cpu|gpu)\.(\d{1,3})")
+#: Between the names of GPUs that one worker owns together.
+AND = "+"
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU, or the CPU: several workers may pose as CPU devices, and share its memory."""
+    """A GPU, several that one worker owns (`gpu.0+gpu.1`), or the CPU, as which several workers may pose."""
 
     name: str
     #: The maker's words, for people.
     title: str = "CPU"
-    #: NVML's, the same in every process and after every reboot; empty for the CPU.
+    #: NVML's, the same in every process and after every reboot, with commas between; empty for the CPU.
     uuid: str = ""
+
+    @property
+    def uuids(self) -> list[str]:
+        """One for each GPU."""
+        return self.uuid.split(",") if self.uuid else []
 
     @property
     def is_gpu(self) -> bool:
@@ -65,6 +72,15 @@ def gpus() -> tuple[Device, ...]:
 
 def find(name: str) -> Device:
     """The device of that name. Raises BadSettingsError."""
+    parts = [_find(part) for part in name.split(AND)]
+    if len(parts) == 1:
+        return parts[0]
+    if not all(part.is_gpu for part in parts) or len(set(parts)) < len(parts):
+        raise BadSettingsError(f"'{name}' is no device: only different GPUs can be one worker's together.")
+    return Device(name, f"{len(parts)} x {parts[0].title}", ",".join(part.uuid for part in parts))
+
+
+def _find(name: str) -> Device:
     kind = _NAME.fullmatch(name)
     if kind is None:
         raise BadSettingsError(f"'{name}' is no device. Devices are called gpu.0, gpu.1 … and, without a GPU, cpu.0.")
@@ -83,7 +99,8 @@ def plan(names: Sequence[str], visible: str | None = None) -> list[Device]:
 
     `visible` is CUDA_VISIBLE_DEVICES as we found it: a batch system's way to say which GPUs are ours.
     """
-    if len(set(names)) < len(names):
+    single = [part for name in names for part in name.split(AND)]
+    if len(set(single)) < len(single):
         raise BadSettingsError(f"DEVICES={','.join(names)} names a device twice; each has one worker.")
     ours = [gpu for gpu in gpus() if visible is None or _is_among(gpu, visible)]
     return [find(name) for name in names] or ours or [Device("cpu.0")]
@@ -100,10 +117,20 @@ def read(device: Device) -> Reading | None:
         memory = psutil.virtual_memory()
         return Reading(memory.total, memory.available)
     try:
-        return _read(pynvml.nvmlDeviceGetHandleByUUID(device.uuid))
+        return _together([_read(pynvml.nvmlDeviceGetHandleByUUID(uuid)) for uuid in device.uuids])
     except pynvml.NVMLError as error:
         log.warning("gpu_silent", device=device.name, reason=str(error))
         return None
+
+
+def _together(readings: list[Reading]) -> Reading:
+    """Of GPUs that share a model equally: the fullest and the hottest one decides."""
+    if len(readings) == 1:
+        return readings[0]
+    used = [reading.utilization for reading in readings if reading.utilization is not None]
+    heat = [reading.temperature for reading in readings if reading.temperature is not None]
+    total, free = (len(readings) * min(getattr(reading, name) for reading in readings) for name in ("total", "free"))
+    return Reading(total, free, max(used, default=None), max(heat, default=None))
 
 
 def _read(handle: object) -> Reading:

@@ -26,7 +26,7 @@ PLACING = 5.0
 SHOWING = 1.0
 #: Failures that say nothing against another worker of the same host. With any other one, its files or its engines
 #: are at fault, and they are the host's.
-OF_DEVICE = frozenset({"out_of_memory", "load_timeout", "engine_failed"})
+OF_DEVICE = frozenset({"out_of_memory", "load_timeout", "engine_failed", "bad_engine_options"})
 
 
 class Needs(NamedTuple):

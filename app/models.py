@@ -245,6 +245,8 @@ class Model(Base):
     devices: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
     #: Seconds that it stays loaded without work; None: the setting's, below 0: for ever.
     keep_alive: Mapped[float | None]
+    #: What they tell its engines: app.engine_options has the table.
+    engine_options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class Alias(Base):

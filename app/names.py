@@ -18,7 +18,7 @@ from app.suggested import Suggestion, by_name
 
 LATEST = ":latest"
 #: Last words of addresses under /models/<name>, and whole ones beside it.
-RESERVED_LAST = frozenset({"load", "unload", "reload", "devices"})
+RESERVED_LAST = frozenset({"load", "unload", "reload", "devices", "keep_alive", "engine_options"})
 RESERVED = frozenset({"suggested", "scan", "import"})
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 #: As the hub has them: https://huggingface.co/docs/huggingface_hub/package_reference/utilities

@@ -126,7 +126,7 @@ def load_server(spec: Spec, sizes: Plan, library: Any) -> "tuple[Any, Loopback]"
     """Load the model. Raises LoadError."""
     key = secrets.token_hex(16)
     try:
-        server = library.Server(_params(library.CommonParams(), spec, sizes, key))
+        server = library.Server(_params(library, spec, sizes, key))
     except RuntimeError as error:
         raise LoadError(
             "bad_model",
@@ -136,7 +136,8 @@ def load_server(spec: Spec, sizes: Plan, library: Any) -> "tuple[Any, Loopback]"
     return server, Loopback(server.listening_address, key)
 
 
-def _params(params: Any, spec: Spec, sizes: Plan, key: str) -> Any:
+def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
+    params = library.CommonParams()
     params.model.path = spec.path
     params.n_parallel = spec.slots
     # Threads that spin while they wait take the cores from each other: two busy engines on two cores ran at a seventh
@@ -147,6 +148,10 @@ def _params(params: Any, spec: Spec, sizes: Plan, key: str) -> Any:
     params.kv_unified = True
     layers = spec.options.get("gpu_layers")
     params.n_gpu_layers = -1 if layers is None else int(layers)
+    if (caching := spec.options.get("prefix_caching")) is not None:
+        params.cache_prompt = bool(caching)
+    if kind := spec.options.get("kv_cache_dtype"):
+        params.cache_type_k = params.cache_type_v = getattr(library.ggml_type, f"GGML_TYPE_{str(kind).upper()}")
     # Answers that left their slot are not kept in RAM besides: llama.cpp would take up to 8 GiB for it.
     params.cache_ram_mib = 0
     params.api_keys = [key]

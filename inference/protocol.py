@@ -81,6 +81,7 @@ class Request(Wire, frozen=True):
     tools: str = ""  #: JSON text of the tools that the template is told of, in OpenAI's form; "": none
     think: bool | None = None  #: what templates call enable_thinking; None: the template's own choice
     context: int | None = None  #: tokens, prompt and answer together; None: as many as the model has
+    adapter: str = ""  #: of the model's LoRA adapters, the one to answer with; "": none
     embed: bool = False  #: not to go on from `prompt`, but to tell its vector: base64 of float32, as one chunk
 
     @property

@@ -7,6 +7,7 @@ from inference import checkpoint, schema
 from inference.detok import Detokenizer, Vocabulary
 from inference.prompts import Prompt
 from inference.protocol import Chunk, Failure, Logprob, Request
+from inference.source import Source
 from inference.text import Piece
 
 
@@ -16,16 +17,17 @@ class Words(NamedTuple):
     vocabulary: Vocabulary
     ends: tuple[int, ...]
     size: int  #: ids from here on are nobody's
+    adapters: dict[str, Path]  #: folders of LoRA adapters
 
     @classmethod
-    def of(cls, folder: Path, config: dict[str, Any], tokenizer: Any, size: int) -> Self:
+    def of(cls, source: Source, tokenizer: Any, size: int, adapters: dict[str, Path]) -> Self:
         """Ends are what the tokenizer, the configuration of its generation, or else its own, says."""
         ends: set[int] = set()
-        generation = checkpoint.read_json(folder / "generation_config.json")
-        configured = generation.get("eos_token_id", checkpoint.language(config).get("eos_token_id"))
+        generation = checkpoint.read_json(source.folder / "generation_config.json")
+        configured = generation.get("eos_token_id", checkpoint.language(source.config).get("eos_token_id"))
         for said in (configured, tokenizer.eos_token_id):
             ends.update(said if isinstance(said, list) else [] if said is None else [said])
-        return cls(Vocabulary(tokenizer, ends), tuple(sorted(ends)), size)
+        return cls(Vocabulary(tokenizer, ends), tuple(sorted(ends)), size, adapters)
 
 
 class Answer:
@@ -50,6 +52,18 @@ class Answer:
         from vllm.inputs import tokens_input
 
         return tokens_input(self._ids)
+
+    def adapter(self) -> Any:
+        """The LoRA adapter to answer with, as vLLM takes it. Raises ValueError where there is none of that name."""
+        from vllm.lora.request import LoRARequest
+
+        name = self.request.adapter
+        if not name:
+            return None
+        if name not in self._words.adapters:
+            raise ValueError(f"the model has no adapter '{name}'; engine_options.lora_adapters names them")
+        number = 1 + list(self._words.adapters).index(name)
+        return LoRARequest(name, number, str(self._words.adapters[name]))
 
     def params(self) -> Any:
         """The request in vLLM's words. Stop strings are not told: they are ours."""

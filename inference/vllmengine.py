@@ -25,6 +25,7 @@ from inference.errors import EngineDiedError
 from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
 from inference.vllmanswer import Answer, Words, is_refusal, trial
+from inference.vlloptions import adapters_of
 
 log = structlog.get_logger()
 
@@ -53,7 +54,7 @@ class VllmEngine:
         self._engine = loaded.engine
         self._heard = loaded.words
         size = int(self._engine.model_config.get_vocab_size())
-        self._words = Words.of(folder, loaded.source.config, tokenizer, size)
+        self._words = Words.of(loaded.source, tokenizer, size, adapters_of(spec))
         self._prompter = Prompter(tokenizer, load_template(folder, tokenizer), loaded.context)
         self._lock = threading.Lock()
         self._answers: dict[str, Answer] = {}
@@ -186,7 +187,11 @@ class VllmEngine:
             return
         try:
             collector = await self._engine.add_request(
-                answer.number, answer.given(), answer.params(), priority=answer.request.priority
+                answer.number,
+                answer.given(),
+                answer.params(),
+                lora_request=answer.adapter(),
+                priority=answer.request.priority,
             )
         except Exception as error:
             if is_refusal(error):

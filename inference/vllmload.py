@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from inference import checkpoint, memory
+from inference import checkpoint, memory, vlloptions
 from inference.errors import LoadError
 from inference.lastwords import LastWords
 from inference.protocol import OnProgress, Spec
@@ -82,6 +82,7 @@ def load(spec: Spec, on_progress: OnProgress) -> Loaded:
     on_progress(0.3)
     device = _on_cpu if vllm.platform.is_cpu() else _on_cuda
     arguments, room = device(spec, source, vllm)
+    arguments |= vlloptions.arguments(spec, 0 if vllm.platform.is_cpu() else vllm.gpus())
     config = _configure(spec, source, vllm, arguments)
     on_progress(0.4)
     words = LastWords("vllm")
@@ -146,7 +147,7 @@ def _on_cpu(spec: Spec, source: Source, _: _Vllm) -> tuple[dict[str, Any], Room]
     weights = _weights(spec, source, "cpu")
     free = memory.available()
     left = int((free - weights) * SHARE) if spec.memory is None else min(spec.memory, free) - weights
-    token = (checkpoint.kv_bytes(source.config) or 0) * (2 if _dtype(spec, source) == "float32" else 1)
+    token = _token(spec, source)
     own = min(checkpoint.context(source.config) or USUAL, spec.context or 1 << 30)
     if left <= 0 or left < (min(LEAST, own) + BLOCK) * token:
         raise _too_large(weights, free if spec.memory is None else min(spec.memory, free), token)
@@ -164,7 +165,8 @@ def _on_cuda(spec: Spec, source: Source, vllm: _Vllm) -> tuple[dict[str, Any], R
     if spec.quantize == "q8" and not source.method:
         raise _unsupported("it does not quantize to 8 bits by bitsandbytes while it loads")
     weights = _weights(spec, source, "cuda")
-    total = int(vllm.platform.get_device_total_memory())
+    used = int(spec.options.get("tensor_parallel") or vllm.gpus())
+    total = int(vllm.platform.get_device_total_memory()) * used
     part = USUAL_PART if spec.memory is None else min(MOST_PART, spec.memory / total)
     if weights > total * part:
         raise _too_large(weights, int(total * part), checkpoint.kv_bytes(source.config) or 0)
@@ -172,6 +174,13 @@ def _on_cuda(spec: Spec, source: Source, vllm: _Vllm) -> tuple[dict[str, Any], R
     if spec.quantize == "q4" and not source.method:
         arguments["quantization"] = "bitsandbytes"
     return arguments, Room(weights, None)
+
+
+def _token(spec: Spec, source: Source) -> int:
+    """Bytes of the cache for each token; 0 where nobody knows."""
+    of_16_bits = checkpoint.kv_bytes(source.config) or 0
+    size = vlloptions.KV_BYTES.get(str(spec.options.get("kv_cache_dtype")))
+    return of_16_bits * (size or (4 if _dtype(spec, source) == "float32" else 2)) // 2
 
 
 def _weights(spec: Spec, source: Source, device: str) -> int:

@@ -21,7 +21,7 @@ class Bay:
     #: Bytes of weights and cache, as the engine tells or as they were estimated.
     size: int = 0
     #: What it was loaded from: path, bytes, and the precision that was asked for.
-    files: tuple[str, int, str] = ("", 0, "")
+    files: tuple[str, ...] = ()
     #: Why an engine other than the first choice has it.
     why: str = ""
     #: Seconds without work after which it goes; FOR_EVER: it stays until another model needs its place.

@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.engine_options import ENGINES, of_engine
 from app.models import Model
 from app.settings import Settings
 from inference.errors import LoadError
+from inference.protocol import Option
 
-#: The engines for each format, the best one first.
-ENGINES = {"safetensors": ("vllm", "transformers"), "gguf": ("llamacpp",), "scripted": ("scripted",)}
 #: How many requests each engine runs at once, where WORKER_SLOTS does not say.
 SLOTS = {"vllm": 64, "transformers": 8, "llamacpp": 16, "scripted": 64}
 #: What each engine cannot do without, as packages.
@@ -31,7 +31,9 @@ class Candidate(NamedTuple):
     engine: str
     slots: int
     quantize: str
-    options: dict[str, str | int | float | bool | None]
+    options: dict[str, Option]
+    context: int | None = None
+    note: str = ""  #: of the model's options, what this engine does not know
 
 
 class Choice(NamedTuple):
@@ -60,7 +62,7 @@ def choose(row: Model, settings: Settings, has: Callable[[str], bool] = installe
     if not able:
         raise LoadError("backend_missing", f"{'; '.join(passed_over)}. {_remedy(row)}")
     quantize = quantization(row, settings, has)
-    return Choice([_candidate(engine, quantize, settings) for engine in able], passed_over)
+    return Choice([_candidate(engine, quantize, row, settings) for engine in able], passed_over)
 
 
 def _wanted(row: Model, settings: Settings) -> tuple[str, ...]:
@@ -85,20 +87,20 @@ def _remedy(row: Model) -> str:
     return "Run `make up` again, which installs what this machine can have."
 
 
-def _candidate(engine: str, quantize: str, settings: Settings) -> Candidate:
-    options: dict[str, str | int | float | bool | None] = {}
+def _candidate(engine: str, quantize: str, row: Model, settings: Settings) -> Candidate:
+    options: dict[str, Option] = {}
     if engine == "llamacpp" and settings.gpu_layers >= 0:
         options["gpu_layers"] = settings.gpu_layers
-    if engine == "transformers":
-        limits = {"max_gpu_memory": settings.max_gpu_memory, "max_cpu_memory": settings.max_cpu_memory}
-        options |= {name: int(limit) for name, limit in limits.items() if limit is not None}
     if engine == "transformers":  # which alone can keep a part of a model for a GPU in main memory
         options |= {
             name: int(limit)
             for name in ("max_gpu_memory", "max_cpu_memory")
             if (limit := getattr(settings, name)) is not None
         }
-    return Candidate(engine, settings.worker_slots or SLOTS[engine], quantize, options)
+    asked, unknown = of_engine(engine, row.engine_options or {})
+    slots, context = asked.pop("slots", None), asked.pop("context", None)
+    note = f"{NAMES[engine]} has no {', '.join(unknown)}" if unknown else ""
+    return Candidate(engine, slots or settings.worker_slots or SLOTS[engine], quantize, options | asked, context, note)
 
 
 def quantization(row: Model, settings: Settings, has: Callable[[str], bool] = installed) -> str:

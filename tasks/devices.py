@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,19 +30,26 @@ def pin(device: Device) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = device.uuid
 
 
-def hold_device(device: Device, settings: Settings) -> IO[str]:
+def hold_device(device: Device, settings: Settings) -> ExitStack:
     """Keeps a device to this process until it ends, however it ends. Raises DeviceTakenError.
 
     A GPU is kept machine-wide, by its UUID; a CPU device within its data folder, as several stacks share the CPU.
     """
-    if not device.is_gpu:
-        return hold_name(device.name, settings)
+    with ExitStack() as held:
+        if not device.is_gpu:
+            held.enter_context(hold_name(device.name, settings))
+        for uuid in device.uuids:
+            held.enter_context(_hold_gpu(uuid, device, settings))
+        return held.pop_all()
+
+
+def _hold_gpu(uuid: str, device: Device, settings: Settings) -> IO[str]:
     with suppress(FileExistsError):
         MACHINE.mkdir()
         MACHINE.chmod(0o1777)  # other users come too; whatever the umask says
     if MACHINE.is_symlink():
         raise DeviceTakenError(f"{MACHINE} is a symbolic link, which nobody should have made. Remove it.")
-    return _lock(MACHINE / f"{device.uuid}.lock", f"{device.name} ({device.title}, {device.uuid})", settings)
+    return _lock(MACHINE / f"{uuid}.lock", f"{device.name} ({device.title}, {uuid})", settings)
 
 
 def hold_name(name: str, settings: Settings) -> IO[str]:

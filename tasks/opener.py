@@ -1,5 +1,6 @@
 """The opener: from a model's row to a loaded engine. Makes room, and tries the engines of the choice in their order."""
 
+import json
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from app.kernel import Kernel
 from app.models import Model
 from app.registry import Loading
 from inference.errors import LoadError
-from inference.protocol import Engine, OnProgress, Spec
+from inference.protocol import Engine, OnProgress, Option, Spec
 from inference.remote import Ender, RemoteEngine
 from tasks.bay import Bay
 from tasks.budget import Budget, Memory, need, too_large
@@ -68,7 +69,7 @@ class Order:
 class Learned(NamedTuple):
     """Which engine took a model after others had refused it for good."""
 
-    files: tuple[str, int, str]
+    files: tuple[str, ...]
     engine: str
     why: str
 
@@ -111,10 +112,12 @@ class Opener:
             except LoadError as error:
                 order.check()
                 log.warning("not_taken", model=order.model, engine=candidate.engine, code=error.code, why=error.message)
+                if error.code == "bad_engine_options":
+                    raise _for_clients(error, row) from None  # another engine would not do what was asked for either
                 refusals.append((candidate, _for_clients(error, row)))
             else:
-                note = [bay.pump.engine.info.note] if bay.pump.engine.info.note else []
-                bay.why = "; ".join([*choice.passed_over, *map(_refusal, refusals), *note])
+                notes = [note for note in (bay.pump.engine.info.note, candidate.note) if note]
+                bay.why = "; ".join([*choice.passed_over, *map(_refusal, refusals), *notes])
                 self._learn(row, bay, refusals)
                 return bay
         raise _together(refusals)
@@ -136,7 +139,8 @@ class Opener:
             engine=candidate.engine,
             path=row.path or None,
             slots=candidate.slots,
-            options=candidate.options | ({"on_gpu": True} if self._budget.gpu else {}),
+            context=candidate.context,
+            options=self._options(candidate),
             quantize=candidate.quantize,
             memory=self._budget.grant(wanted, memory),
         )
@@ -150,6 +154,12 @@ class Opener:
         info = engine.info
         log.info("loaded", model=row.name, engine=info.engine, seconds=round(load_ns / 1e9, 2), slots=info.slots)
         return self._bay(order, row, engine, load_ns, info.weights_bytes + info.cache_bytes or wanted.good)
+
+    def _options(self, candidate: Candidate) -> dict[str, Option]:
+        options = candidate.options | ({"on_gpu": True} if self._budget.gpu else {})
+        if draft := options.get("speculative_model"):
+            options["speculative_model"] = self._kernel.catalog.get(str(draft)).path
+        return options
 
     def _bay(self, order: Order, row: Model, engine: Engine, load_ns: int, size: int) -> Bay:
         pump = Pump(engine, self._kernel.bus, self._node, row.name)
@@ -226,9 +236,9 @@ class Opener:
             self._learned[row.name] = Learned(files_of(row), bay.pump.engine.info.engine, bay.why)
 
 
-def files_of(row: Model) -> tuple[str, int, str]:
+def files_of(row: Model) -> tuple[str, ...]:
     """What tells a model's files, and what is to become of them, from those of another pull."""
-    return row.path, row.size_bytes, row.quantize
+    return row.path, str(row.size_bytes), row.quantize, json.dumps(row.engine_options or {}, sort_keys=True)
 
 
 def _for_clients(error: LoadError, row: Model) -> LoadError:

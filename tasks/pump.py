@@ -145,6 +145,7 @@ def request_of(run: Run, choice: int) -> Request:
         tools=stored.get("tools", ""),
         think=stored.get("think"),
         context=stored.get("context"),
+        adapter=stored.get("adapter", ""),
         embed="inputs" in stored,
     )
 

@@ -344,6 +344,7 @@ class Resident(Answer):
     keep_alive: float | None = Field(description="Seconds without work; below 0: until another needs its place.")
     expires_at: datetime | None
     devices: list[str] = Field(description="Those that it is bound to; none: it goes anywhere.")
+    engine_options: dict[str, Any] = Field(description="What operators tell its engines.")
     workers: list[str]
     loading: list[WorkerLoading]
     failures: list[WorkerFailure]
@@ -444,6 +445,13 @@ class KeptAnswer(Answer):
 
     model: str
     keep_alive: float | None
+
+
+class OptionsAnswer(Answer):
+    """How its engines run a model from now on."""
+
+    model: str
+    engine_options: dict[str, Any]
 
 
 class ClearedAnswer(Answer):

@@ -19,7 +19,7 @@ from app.web.errors import explain, request_id
 from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.schemas import ChatBody, Strict
-from app.web.submit import generation
+from app.web.submit import generation, model_of
 
 groups = blueprint("groups", "jobs", "Everything that was accepted.")
 
@@ -82,7 +82,7 @@ def _accept(site: Site, jobs: list[Job], key: Key | None) -> list[Job]:
 
 
 def _read(site: Site, body: bytes, group: str) -> list[Job]:
-    known: dict[str, str] = {}
+    known: dict[str, tuple[str, str]] = {}
     jobs: list[Job] = []
     for number, raw in enumerate(body.splitlines(), 1):
         if not raw.strip():
@@ -95,7 +95,7 @@ def _read(site: Site, body: bytes, group: str) -> list[Job]:
     return jobs
 
 
-def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, str]) -> Job:
+def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, tuple[str, str]]) -> Job:
     try:
         body = ChatBody.model_validate(decode_object(raw, "The line"))
         if body.session_id is not None:
@@ -103,8 +103,9 @@ def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, str])
                 "the lines of a group run in any order, so none has a session", param="session_id"
             )
         if body.model not in known:
-            known[body.model] = site.kernel.catalog.get(body.model).name
-        body.model = known[body.model]
+            model, adapter = model_of(site.kernel, body.model)
+            known[body.model] = (model.name, adapter)
+        body.settle(*known[body.model])
     except ValidationError as error:
         fault = explain(error)
         raise InvalidRequestError(f"Line {number}: {fault.message}", param=fault.param) from error

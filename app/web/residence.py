@@ -44,6 +44,7 @@ def residence(model: Model, cards: Sequence[Card], failures: Iterable[Cooldown])
         "keep_alive": first.keep_alive if first else model.keep_alive,
         "expires_at": iso(first.expires_at) if first else None,
         "devices": list(model.devices or ()),
+        "engine_options": model.engine_options or {},
         "workers": [card.node for card, _ in held],
         "loading": [{"worker": card.node, **_loading(load)} for card, load in loading],
         "failures": [

@@ -148,6 +148,8 @@ class GenerateBody(SamplingBody):
         86_400, description="Seconds that a detached job may wait in the queue."
     )
     scripted_tokens_per_second: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    #: The LoRA adapter that the model's name asked for, as `model@adapter`.
+    _adapter: str = ""
 
     @field_validator("timeout")
     @classmethod
@@ -163,7 +165,12 @@ class GenerateBody(SamplingBody):
             "n": self.n,
             "keep_alive": self.keep_alive,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
+            **({"adapter": self._adapter} if self._adapter else {}),
         }
+
+    def settle(self, model: str, adapter: str) -> None:
+        """Puts what the name stands for in its place."""
+        self.model, self._adapter = model, adapter
 
 
 class ChatBody(GenerateBody):
@@ -234,6 +241,12 @@ class KeepAliveBody(Strict):
     """How long a model stays without work."""
 
     keep_alive: KeepAlive | None
+
+
+class EngineOptionsBody(Strict):
+    """How its engines run a model."""
+
+    engine_options: dict[str, Any] = Field(description="By name; docs/models.md has the table. {} is the usual.")
 
 
 class ClearBody(OptionalBody):

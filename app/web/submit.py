@@ -31,8 +31,8 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     earlier = kernel.store.accepted(key) if key is not None else None
     if earlier is not None:
         return _noted(earlier)
-    model = kernel.catalog.get(body.model)
-    body.model = model.name
+    model, adapter = model_of(kernel, body.model)
+    body.settle(model.name, adapter)
     _check_abilities(model, body)
     job = generation(body, held=held, now=kernel.clock.now(), thinks=opens_thought(model))
     job.request |= extra or {}
@@ -40,6 +40,25 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
     kernel.limits.take(job.model, held=held)
     return _noted(kernel.dispatcher.submit(job, key=key))
+
+
+def model_of(kernel: Kernel, name: str) -> tuple[Model, str]:
+    """The model of a name, and the LoRA adapter that a name as `model@adapter` asks for.
+
+    Raises ModelNotDownloadedError, InvalidRequestError.
+    """
+    base, _, adapter = name.rpartition("@")
+    if not base or kernel.catalog.resolve(name) != name or kernel.catalog.own(name) is not None:
+        return kernel.catalog.get(name), ""
+    model = kernel.catalog.get(base)
+    there = sorted((model.engine_options or {}).get("lora_adapters", {}))
+    if adapter not in there:
+        raise InvalidRequestError(
+            f"Model '{model.name}' has no adapter '{adapter}'; it has {', '.join(there) or 'none'}. "
+            "PUT /models/{name}/engine_options names adapters.",
+            param="model",
+        )
+    return model, adapter
 
 
 def _check_abilities(model: Model, body: GenerateBody) -> None:

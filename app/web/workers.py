@@ -2,11 +2,21 @@
 
 from flask import Response, jsonify
 
+from app import engine_options, placement
+from app.imports import locate
 from app.web.access import Access, needs
-from app.web.answers import BoundAnswer, ClearedAnswer, KeptAnswer, OrderAnswer, WorkersAnswer, blueprint
+from app.web.answers import (
+    BoundAnswer,
+    ClearedAnswer,
+    KeptAnswer,
+    OptionsAnswer,
+    OrderAnswer,
+    WorkersAnswer,
+    blueprint,
+)
 from app.web.current import here
 from app.web.residence import worker
-from app.web.schemas import ClearBody, DevicesBody, KeepAliveBody, LoadBody, ModelPath, UnloadBody
+from app.web.schemas import ClearBody, DevicesBody, EngineOptionsBody, KeepAliveBody, LoadBody, ModelPath, UnloadBody
 
 workers = needs(Access.OPERATORS)(blueprint("workers", "workers", "What runs where."))
 
@@ -77,6 +87,24 @@ def keep_model(path: ModelPath, body: KeepAliveBody) -> Response:
     effective = kernel.settings.keep_alive if body.keep_alive is None else body.keep_alive
     kernel.orders.keep(model, effective, pinned=body.keep_alive is not None)
     return jsonify({"model": model, "keep_alive": body.keep_alive})
+
+
+@workers.put(
+    "/models/<path:name>/engine_options", summary="Say how engines run a model", responses={200: OptionsAnswer}
+)
+def set_engine_options(path: ModelPath, body: EngineOptionsBody) -> Response:
+    """Replaces all of them. Whoever holds the model loads it anew, after the jobs that run."""
+    kernel = here().kernel
+    model = kernel.catalog.get(path.name)
+    options = engine_options.check(model.format, body.engine_options)
+    engine_options.refuse_here(options, placement.allowed(kernel.registry.workers(), model.devices))
+    for folder in options.get("lora_adapters", {}).values():
+        locate(kernel.settings, folder)
+    if "speculative_model" in options:
+        options["speculative_model"] = kernel.catalog.get(options["speculative_model"]).name
+    kernel.catalog.configure(model.name, engine_options=options)
+    kernel.loads.arrived(model.name)
+    return jsonify({"model": model.name, "engine_options": options})
 
 
 @workers.post("/debug/clear-cooldown", summary="End cooldowns", responses={200: ClearedAnswer})

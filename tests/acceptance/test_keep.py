@@ -67,3 +67,27 @@ def test_a_file_is_imported_by_the_web_process_and_answers(stack: Stack, starter
     assert copy.is_relative_to(stack.folder)
     assert stack.http.delete("/models/me/mine:1").json()["files_deleted"] is True
     assert (copy.exists(), path.exists()) == (False, True)
+
+
+def test_a_model_is_loaded_anew_as_operators_say(stack: Stack) -> None:
+    def entry() -> dict[str, Any]:
+        models = stack.http.get("/models").json()["models"]
+        return next(model for model in models if model["model"] == "smollm2")
+
+    assert stack.http.post("/chat", json=BODY | {"model": "smollm2"}).status_code == 200
+    before = entry()["context"]
+    options = {"context": 512, "slots": 2, "kv_cache_dtype": "q8_0"}
+
+    said = stack.http.put("/models/smollm2/engine_options", json={"engine_options": options})
+
+    assert said.json() == {"model": "smollm2", "engine_options": options}
+    eventually(lambda: (shown := entry())["loaded"] and shown["context"] == 512, what="the new context")
+    assert entry()["engine_options"] == options
+    answer = stack.http.post("/chat", json=BODY | {"model": "smollm2"}).json()
+    assert "Paris" in answer["message"]["content"]
+    for wrong, param in (({"contxt": 1}, "contxt"), ({"slots": "2"}, "slots")):
+        refused = stack.http.put("/models/smollm2/engine_options", json={"engine_options": wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+    stack.http.put("/models/smollm2/engine_options", json={"engine_options": {}})
+    eventually(lambda: (shown := entry())["loaded"] and shown["context"] == before, what="the context as before")

@@ -54,6 +54,28 @@ def test_gpus_keep_their_numbers_when_one_is_lost(nvml: Any) -> None:
     assert devices.gpus() == (Device("gpu.0", "NVIDIA A", "GPU-aaaa"), Device("gpu.2", "NVIDIA B", "GPU-bbbb"))
 
 
+def test_several_gpus_can_be_one_workers(nvml: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "MACHINE", tmp_path / "locks")
+    monkeypatch.setattr(fake, "GPUS", [A, A | {"uuid": "GPU-dddd", "free": 20, "utilization": 90}])
+    both = devices.find("gpu.0+gpu.1")
+
+    assert (both.uuid, both.title) == ("GPU-aaaa,GPU-dddd", "2 x NVIDIA A")
+    assert devices.read(both) == Reading(160, 40, 0.9, 41.0)
+    assert devices.plan(["gpu.0+gpu.1"]) == [both]
+    with pinning.hold_device(both, settings(tmp_path)), pytest.raises(pinning.DeviceTakenError, match="GPU-dddd"):
+        pinning.hold_device(devices.find("gpu.1"), settings(tmp_path))
+    pinning.hold_device(devices.find("gpu.1"), settings(tmp_path)).close()
+    for wrong, why in (
+        ("gpu.0+gpu.0", "different GPUs"),
+        ("gpu.0+cpu.0", "different GPUs"),
+        ("gpu.0+gpu.7", "no gpu.7"),
+    ):
+        with pytest.raises(BadSettingsError, match=why):
+            devices.find(wrong)
+    with pytest.raises(BadSettingsError, match="twice"):
+        devices.plan(["gpu.0+gpu.1", "gpu.1"])
+
+
 def test_a_reading_tells_what_the_device_tells(nvml: Any) -> None:
     assert devices.read(devices.find("gpu.0")) == Reading(80, 60, 0.25, 41.0)
     shared = devices.read(devices.find("gpu.2"))

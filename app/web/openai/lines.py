@@ -21,7 +21,7 @@ from app.web.openai import chat, completions
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
 from app.web.openai.shapes import failed
 from app.web.schemas import GenerateBody
-from app.web.submit import generation
+from app.web.submit import generation, model_of
 
 MAX_LINES = 50_000
 #: Errors of one file that are told; whoever made it sees the pattern by then.
@@ -98,20 +98,20 @@ def _check_fields(line: dict[str, Any], endpoint: str) -> None:
 
 def jobs(kernel: Kernel, path: Path, batch: Batch) -> Iterator[Job]:
     """A job for each line. One whose body is refused has failed already, and is told with the others."""
-    known: dict[str, Model] = {}
+    known: dict[str, tuple[Model, str]] = {}
     with path.open("rb") as file:
         for _, raw in _numbered(file):
             yield _job(kernel, decode_object(raw, "The line"), batch, known)
 
 
-def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, Model]) -> Job:
+def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, tuple[Model, str]]) -> Job:
     try:
         with translating():
             body = _translated(line["body"], batch.endpoint)
         if body.model not in known:
-            known[body.model] = kernel.catalog.get(body.model)
-        model = known[body.model]
-        body.model = model.name
+            known[body.model] = model_of(kernel, body.model)
+        model, adapter = known[body.model]
+        body.settle(model.name, adapter)
     except (InvalidRequestError, ModelNotDownloadedError) as error:
         job = generation(_refused(line["body"]), held=False, now=kernel.clock.now(), group_id=batch.id)
         job.status, job.finished_at = State.FAILED.value, job.created_at

@@ -1,5 +1,6 @@
 """GET /workers, what GET /models says of loaded models, and what operators ask of workers."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,43 @@ def test_keep_alive_is_kept_and_told(client: FlaskClient, cards: list[Card], tol
     for value, seconds, pinned in (("10m", 600.0, True), (-1, -1.0, True), (None, -1.0, False)):
         assert client.put("/models/m/keep_alive", json={"keep_alive": value}).status_code == 200
         assert told[-1] == {"verb": "keep", "to": ["gpu.0@h"], "model": "m", "seconds": seconds, "pinned": pinned}
+
+
+def test_engine_options_replace_those_before_and_have_the_model_loaded_anew(
+    client: FlaskClient, kernel: Kernel, cards: list[Card], told: list[dict[str, Any]]
+) -> None:
+    def put(**options: Any) -> Any:
+        return client.put("/models/m/engine_options", json={"engine_options": options})
+
+    assert put(prefix_caching=False, slots=None).get_json() == {
+        "model": "m",
+        "engine_options": {"prefix_caching": False},
+    }
+    assert told == [{"verb": "renew", "to": ["gpu.0@h"], "model": "m"}]
+    shown = next(model for model in client.get("/models").get_json()["models"] if model["model"] == "m")
+    assert shown["engine_options"] == {"prefix_caching": False}
+
+    refusals = [put(tensor_parallel=2), put(speculative_tokens=3, speculative_model="gone"), put(prefix=1)]
+    assert [refused.status_code for refused in refusals] == [400, 400, 400]
+    assert [refused.get_json()["error"]["param"] for refused in refusals[::2]] == ["tensor_parallel", "prefix"]
+    assert kernel.catalog.get("m").engine_options == {"prefix_caching": False}
+
+
+def test_a_name_may_ask_for_an_adapter(client: FlaskClient, kernel: Kernel, cards: list[Card], told: object) -> None:
+    kernel.catalog.configure("m", engine_options={"lora_adapters": {"a": "/a"}})
+    kernel.catalog.add("odd@name", Path("/"), format="safetensors", size_bytes=5, source="import")
+
+    def asked(model: str) -> tuple[str, Any]:
+        job = kernel.store.get(client.post("/jobs", json=CHAT | {"model": model}).get_json()["id"]).job
+        return job.model, job.request.get("adapter")
+
+    assert [asked("m"), asked("m@a"), asked("odd@name")] == [("m", None), ("m", "a"), ("odd@name", None)]
+    lines = client.post("/jobs", data=json.dumps(CHAT | {"model": "m@a"}), content_type="application/x-ndjson")
+    assert kernel.store.get(lines.get_json()["ids"][0]).job.request["adapter"] == "a"
+    refused = client.post("/v1/chat/completions", json=CHAT | {"model": "m@b"})
+    assert refused.status_code == 400
+    assert "no adapter 'b'; it has a" in refused.get_json()["error"]["message"]
+    assert client.post("/jobs", json=CHAT | {"model": "none@a"}).get_json()["error"]["code"] == "model_not_downloaded"
 
 
 def test_a_model_in_cooldown_is_refused_with_the_reason_and_when_to_come_back(
