@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app import copies
 from app.database import Database
 from app.errors import InvalidRequestError, ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import State
@@ -23,9 +24,11 @@ STEP = "catalog"
 class Catalog:
     """Names to files."""
 
-    def __init__(self, database: Database, *, scripted: bool = False) -> None:
+    def __init__(self, database: Database, *, scripted: bool = False, node: str = "") -> None:
+        """`node`: this one's name, where nodes keep models of their own; a path is then the one on this node."""
         self._db = database
         self._scripted = scripted
+        self._node = node
 
     def add(
         self,
@@ -60,6 +63,7 @@ class Catalog:
                 session.add(model)
             for column, value in values.items():
                 setattr(model, column, value)
+            copies.keep(session, model, self._node)
 
     def resolve(self, name: str) -> str:
         """The model's own name that a name stands for; one that nobody knows stands for itself."""
@@ -99,7 +103,8 @@ class Catalog:
             found = resolve(session, name)
             if self._scripted and found.name == SCRIPTED:
                 return _SCRIPTED_MODEL
-            return session.get(Model, found.name) if found.known else None
+            model = session.get(Model, found.name) if found.known else None
+            return copies.localize(session, [model], self._node)[0] if model is not None else None
 
     def models(self) -> list[Model]:
         """Every model that is listed, by name."""
@@ -126,7 +131,24 @@ class Catalog:
     def rows(self) -> list[Model]:
         """Every model that has files, hidden ones too, by name."""
         with self._db.read() as session:
-            return list(session.scalars(sa.select(Model).order_by(Model.name)))
+            return copies.localize(session, session.scalars(sa.select(Model).order_by(Model.name)), self._node)
+
+    def nodes(self, model: Model) -> frozenset[str] | None:
+        """The nodes that have a model's files; None: all do."""
+        if not self._node:
+            return None
+        with self._db.read() as session:
+            return copies.nodes(session, model)
+
+    def strays(self) -> list[Model]:
+        """Files on this node of models that were removed elsewhere."""
+        with self._db.read() as session:
+            return copies.strays(session, self._node) if self._node else []
+
+    def forget_copy(self, name: str) -> None:
+        """They are deleted."""
+        with self._db.write() as session:
+            copies.forget(session, name, self._node)
 
     def add_found(self, model: Model, also: Iterable[str] = ()) -> bool:
         """Lists what a scan found; False where another model has its name by now.
@@ -143,6 +165,7 @@ class Catalog:
                     setattr(there, column, getattr(model, column))
             else:
                 return False
+            copies.keep(session, there or model, self._node)
             for name in also:
                 if session.get(Model, name) is None and session.get(Alias, name) is None:
                     session.add(Alias(name=name, target=model.name, created_at=time.time(), source="scan"))

@@ -1,5 +1,6 @@
 """Dispatch: from rows to messages. Sends released jobs by task name, has models placed, and closes streams."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -11,9 +12,10 @@ from kombu.exceptions import OperationalError
 from app.bus import Bus, Entry
 from app.errors import Failure, UnavailableError
 from app.events import Ended, Token, Usage
-from app.jobs import State, queue_of, task_of
+from app.jobs import DEFAULT_PRIORITY, State, queue_of, task_of
 from app.loads import Loads
-from app.models import Job, Pull
+from app.models import Job, Model, Pull
+from app.pulls import pull_of
 from app.registry import Registry
 from app.results import result_of
 from app.store import Hint, Key, Outcome, Store
@@ -49,6 +51,14 @@ class Dispatcher:
         if pull is None and accepted.fresh:
             self._loads.place(job.model)
         return accepted.job
+
+    def fetch(self, model: Model, node: str) -> None:
+        """Has a node's puller bring a model's files there; then the model is placed there. Raises UnavailableError."""
+        if self._store.is_fetched(model.name, node):
+            return
+        log.info("fetching", model=model.name, node=node)
+        wanted = {"revision": model.revision, "quantize": model.quantize, "init": True, "node": node}
+        self.submit(*pull_of(model.name, wanted, priority=DEFAULT_PRIORITY, now=time.time()))
 
     def _check(self, model: str) -> None:
         try:
@@ -97,9 +107,9 @@ class Dispatcher:
         A message is popped before it is recorded anywhere, so a worker's death can lose it.
         """
         stale = self._store.stale(seconds)
-        waiting = Counter(queue_of(hint.kind, hint.model) for hint in stale)
+        waiting = Counter(queue_of(hint.kind, hint.model, hint.node) for hint in stale)
         lost = {queue for queue, count in waiting.items() if self._bus.queue_length(queue) < count}
-        again = [hint for hint in stale if queue_of(hint.kind, hint.model) in lost]
+        again = [hint for hint in stale if queue_of(hint.kind, hint.model, hint.node) in lost]
         if again:
             log.info("sent_again", jobs=len(again))
             self._store.touch_released(hint.id for hint in again)
@@ -154,7 +164,7 @@ class Dispatcher:
                     task_of(hint.kind),
                     args=(hint.id,),
                     task_id=hint.id,
-                    queue=queue_of(hint.kind, hint.model),
+                    queue=queue_of(hint.kind, hint.model, hint.node),
                     priority=hint.priority,
                     retry=False,
                     argsrepr=f"({hint.id!r},)",

@@ -58,9 +58,14 @@ def model_queue(model: str) -> str:
     return f"model.{model}"
 
 
-def queue_of(kind: str, model: str) -> str:
-    """The queue that a job of this kind and model waits in."""
-    return PULL_QUEUE if kind == Kind.PULL else model_queue(model)
+def pull_queue(node: str | None) -> str:
+    """The queue of the pulls that a node's own puller must carry out; None: any puller may."""
+    return f"{PULL_QUEUE}.{node}" if node else PULL_QUEUE
+
+
+def queue_of(kind: str, model: str, node: str | None = None) -> str:
+    """The queue that a job of this kind and model waits in. `node`: where a pull must bring its files."""
+    return pull_queue(node) if kind == Kind.PULL else model_queue(model)
 
 
 def task_of(kind: str) -> str:

@@ -69,7 +69,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
     client = connect(settings.redis_url)
     bus = Bus(client, stream_ttl=settings.stream_ttl_seconds, clock=clock)
     registry = Registry(client, lease=settings.lease_seconds)
-    catalog = Catalog(database, scripted=settings.enable_scripted_engine)
+    catalog = Catalog(database, scripted=settings.enable_scripted_engine, node=settings.store_node)
     celery = celery or sender()
     loads = Loads(registry, Cooldowns(client, settings.model_load_cooldown), catalog, celery)
     return Kernel(

@@ -34,6 +34,7 @@ class Needs(NamedTuple):
 
     devices: tuple[str, ...]
     size: int
+    nodes: frozenset[str] | None = None  #: those that have its files; None: all
 
 
 class Loads:
@@ -69,7 +70,7 @@ class Loads:
         if placement.is_placed(cards, model):
             return None
         needs = self._needs(model)
-        return placement.choose(self._able(cards, model, needs), needs.size)
+        return placement.choose(self._able(cards, model, needs), needs.size, needs.nodes)
 
     def is_placed(self, model: str) -> bool:
         """Whether a worker holds the model or is loading it. Raises UnavailableError."""
@@ -83,7 +84,8 @@ class Loads:
             if placement.is_loading(cards, model) or not placement.is_placed(cards, model):
                 return
             needs = self._needs(model)
-            card = placement.spread(self._able(cards, model, needs), model, needs.size, waiting)
+            able = self._able(cards, model, needs)
+            card = placement.spread(able, model, needs.size, waiting, needs.nodes)
             if card is not None:
                 self._send(model, card, gentle=True)
         except UnavailableError as error:
@@ -112,6 +114,11 @@ class Loads:
     def failed(self, model: str, node: str, failure: Failure) -> None:
         """Keeps that a worker could not load a model. Raises UnavailableError."""
         self._cooldowns.note(model, self._blamed(node, failure), failure)
+
+    def not_fetched(self, model: str, host: str, failure: Failure) -> None:
+        """Keeps that a node could not get a model's files. Raises UnavailableError."""
+        nodes = [card.node for card in self._registry.workers() if card.host == host]
+        self._cooldowns.note(model, nodes, failure)
 
     def _blamed(self, node: str, failure: Failure) -> set[str]:
         if failure.code in OF_DEVICE:
@@ -180,7 +187,7 @@ class Loads:
             row = self._catalog.get(model)
         except ModelNotDownloadedError:
             return Needs((), 0)  # whoever loads it says so
-        return Needs(tuple(row.devices or ()), row.size_bytes)
+        return Needs(tuple(row.devices or ()), row.size_bytes, self._catalog.nodes(row))
 
 
 def _with(card: Card, models: list[str]) -> Card:

@@ -249,6 +249,21 @@ class Model(Base):
     engine_options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
+class Copy(Base):
+    """Where a node that keeps models on its own disk (OWN_STORE) has the files of one."""
+
+    __tablename__ = "copies"
+
+    model: Mapped[str] = mapped_column(String(200), primary_key=True)
+    node: Mapped[str] = mapped_column(String(200), primary_key=True)
+    path: Mapped[str] = mapped_column(Text)
+    format: Mapped[str] = mapped_column(String(16))
+    #: The commit that it was pulled at: of another one than the model's, it has to be pulled again.
+    revision: Mapped[str | None] = mapped_column(String(200))
+    #: What tells which of its files are ours to delete, as in the model's facts.
+    facts: Mapped[dict[str, Any]]
+
+
 class Alias(Base):
     """A further name for a model, usable wherever a model is named."""
 

@@ -23,24 +23,30 @@ def allowed(cards: Sequence[Card], devices: Collection[str]) -> list[Card]:
     return [card for card in cards if not devices or card.device in devices or card.node in devices]
 
 
-def choose(cards: Sequence[Card], size: int = 0) -> Card | None:
-    """The worker to load a model of so many bytes: one with room for it, then the one that has least to do."""
-    return min(cards, key=lambda card: _burden(card, size), default=None)
+def choose(cards: Sequence[Card], size: int = 0, nodes: Collection[str] | None = None) -> Card | None:
+    """The worker to load a model of so many bytes: one whose node has its files, one with room, the least busy one.
+
+    `nodes` have the files; None: all do.
+    """
+    return min(cards, key=lambda card: _burden(card, size, nodes), default=None)
 
 
-def spread(cards: Sequence[Card], model: str, size: int, waiting: Collection[str]) -> Card | None:
+def spread(
+    cards: Sequence[Card], model: str, size: int, waiting: Collection[str], nodes: Collection[str] | None = None
+) -> Card | None:
     """A further worker for a model whose holders are full: one that need not end anything for it that is wanted.
 
     `waiting` are the models that have work in the queue.
     """
     able = [card for card in cards if card.held(model) is None and _is_spare(card, size, waiting)]
-    return choose(able, size)
+    return choose(able, size, nodes)
 
 
-def _burden(card: Card, size: int) -> tuple[bool, bool, int, int, str]:
+def _burden(card: Card, size: int, nodes: Collection[str] | None) -> tuple[bool, bool, bool, int, int, str]:
     models = len(card.holdings) + len(card.loading)
     running = sum(holding.running for holding in card.holdings)
-    return _is_too_small(card, size), not _has_room(card, size), running, models, card.node
+    lacks = nodes is not None and card.host not in nodes
+    return _is_too_small(card, size), lacks, not _has_room(card, size), running, models, card.node
 
 
 def _is_too_small(card: Card, size: int) -> bool:

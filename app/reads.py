@@ -29,6 +29,7 @@ class Hint(NamedTuple):
     kind: str
     model: str
     priority: int
+    node: str | None = None  #: where a pull must bring its files
 
 
 class Detail(NamedTuple):
@@ -60,7 +61,9 @@ class Lane(NamedTuple):
     oldest: float | None  #: when the queued one was created that waits longest
 
 
-HINTS = sa.select(Job.id, Job.kind, Job.model, Job.priority)
+#: Only a pull's request is looked into: others may be long.
+_NODE = sa.case((Job.kind == Kind.PULL, Job.request["node"].as_string()))
+HINTS = sa.select(Job.id, Job.kind, Job.model, Job.priority, _NODE)
 _WHOLE = sa.select(Job, Pull, Result).outerjoin(Pull, Pull.job_id == Job.id).outerjoin(Result, Result.job_id == Job.id)
 #: What may be long is left where it is: a page of jobs would else be as heavy as all their prompts and answers.
 _LIGHT = _WHOLE.options(
@@ -145,6 +148,12 @@ class Reads:
         query = sa.select(Job.id).where(Job.kind == Kind.PULL, Job.finished_at.is_(None), named)
         with self._db.read() as session:
             return session.scalars(query.limit(1)).first() is not None
+
+    def is_fetched(self, model: str, node: str) -> bool:
+        """Whether a pull of a model to a node waits or runs."""
+        query = sa.select(Job.request).where(Job.kind == Kind.PULL, Job.model == model, Job.finished_at.is_(None))
+        with self._db.read() as session:
+            return any(request.get("node") == node for request in session.scalars(query))
 
     def depths(self) -> list[Depth]:
         """How many jobs are open, by sort."""

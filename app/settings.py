@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     device: str = "cpu.0"
     devices: Annotated[tuple[str, ...], NoDecode] = ()
     node: str = Field(default_factory=socket.gethostname)
+    own_store: bool = False
     engine: Literal["auto", "vllm", "transformers", "llamacpp"] = "auto"
     worker_slots: Annotated[int, Field(ge=1, le=1024)] | None = None
     gpu_layers: int = -1
@@ -153,6 +154,11 @@ class Settings(BaseSettings):
         """Where this machine's own stack serves."""
         host = {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def store_node(self) -> str:
+        """This node, where it keeps models on a disk of its own; "" where all find the same files."""
+        return self.node if self.own_store else ""
 
     @property
     def models_dir(self) -> Path:

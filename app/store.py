@@ -66,7 +66,7 @@ class Store(Reads):
         if pull is not None:
             pull.job_id = job.id
             session.add(pull)
-        hint = Hint(job.id, job.kind, job.model, job.priority)
+        hint = Hint(job.id, job.kind, job.model, job.priority, job.request.get("node"))
         return Accepted(job, [hint] if at_once else self._release(session, job.model, slots))
 
     def accepted(self, key: Key | None) -> Job | None:

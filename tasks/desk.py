@@ -40,7 +40,7 @@ class Desk:
         if watcher is None:
             self._tidy_after(job_id)
             return
-        key = Key.of(watcher.job)
+        key = Key.of(watcher.job, self._kernel.settings.node)
         with self._lock:
             download = self._downloads.get(key)
             if download is not None:
@@ -67,7 +67,7 @@ class Desk:
         """Lets queued pulls of the same model watch too, rather than wait for a turn to fetch nothing."""
         with suppress(UnavailableError):
             for job in self._kernel.store.queued_pulls(download.key.model):
-                watcher = self._claimed(job.id) if Key.of(job) == download.key else None
+                watcher = self._claimed(job.id) if Key.of(job, self._kernel.settings.node) == download.key else None
                 if watcher is not None:
                     with self._lock:
                         download.watchers.append(watcher)

@@ -12,16 +12,19 @@ import structlog
 
 from app.errors import Failure, TokenyardError, UnavailableError
 from app.kernel import Kernel
+from app.models import Model
 from app.registry import Loading
 from inference.errors import LoadError
 from tasks import meters
 from tasks.garage import Garage
-from tasks.opener import NoRoomError, Opener, Order
+from tasks.opener import ElsewhereError, NoRoomError, Opener, Order
 
 log = structlog.get_logger(__name__)
 
 #: How long an order that cannot be carried out yet waits for its next turn, in seconds.
 PAUSE = 0.5
+#: Models of these sources can be pulled to a further node under their name.
+FROM_HUB = ("pull", "hf-cache")
 
 
 class Loader:
@@ -138,6 +141,8 @@ class Loader:
         except NoRoomError:
             log.info("no_room", model=order.model)
             self._done(order)
+        except ElsewhereError as error:
+            self._fetch(order, error.row)
         except UnavailableError:
             self._put_off(order)
         except (LoadError, TokenyardError) as error:
@@ -152,6 +157,21 @@ class Loader:
             self._garage.park(bay)
             self._done(order)
             self._release(order.model)
+
+    def _fetch(self, order: Order, row: Model) -> None:
+        """Other loads need not wait for the download: at its end, the model is placed again."""
+        if row.repo is None or row.source not in FROM_HUB:
+            text = (
+                f"The files of model '{row.name}' are on another node, and no hub has them. Bind the model to that "
+                "node's devices, or import it on this one under the same name."
+            )
+            self._ended(order, Failure("bad_model", text))
+            return
+        try:
+            self._kernel.dispatcher.fetch(row, self._kernel.settings.node)
+        except UnavailableError:
+            log.warning("not_fetched", model=row.name)  # the next sweep places it again
+        self._done(order)
 
     def _release(self, model: str) -> None:
         try:

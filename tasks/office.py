@@ -2,12 +2,21 @@
 
 import threading
 
+import structlog
+
+from app.disk import delete_files
+from app.errors import UnavailableError
 from app.kernel import Kernel
 from app.registry import PULLER
 from tasks.desk import Desk
 from tasks.devices import hold_name
 from tasks.lease import Lease
 from tasks.life import begin_life, end_life
+
+log = structlog.get_logger(__name__)
+
+#: How often a node looks for files of models that were removed elsewhere, in seconds.
+TIDY = 5.0
 
 
 class Office:
@@ -19,6 +28,7 @@ class Office:
         self._hold = hold_name(node.partition("@")[0], kernel.settings)
         self.life = begin_life(kernel, node)
         self._ends: dict[str, str] = {}
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
         self.desk = Desk(kernel, self.life, node, self._ended)
         self.lease = Lease(kernel, self.life, progress=dict, ask_end=self._ask_end, announce=self._announce)
@@ -27,9 +37,12 @@ class Office:
         """Called when Celery listens."""
         self.lease.start()
         self.lease.wake()
+        if self.kernel.settings.own_store:
+            threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
 
     def stop(self) -> None:
         """Hands every pull back; the next life goes on from the bytes that are here."""
+        self._stopping.set()
         self.desk.close()
 
     def close(self) -> None:
@@ -37,6 +50,18 @@ class Office:
         self.lease.stop()
         end_life(self.kernel, self.node, self.life, {})
         self._hold.close()
+
+    def _tidy(self) -> None:
+        """Deletes this node's files of models that were removed, wherever that was asked for."""
+        catalog = self.kernel.catalog
+        while not self._stopping.wait(TIDY):
+            try:
+                for stray in catalog.strays():
+                    delete_files(stray, catalog.rows(), self.kernel.settings)
+                    catalog.forget_copy(stray.name)
+                    log.info("copy_deleted", model=stray.name)
+            except (UnavailableError, OSError) as error:
+                log.warning("not_tidied", reason=str(error))  # the next look does it
 
     def _ended(self, job_id: str) -> str | None:
         """The state that somebody asked a pull to end in."""

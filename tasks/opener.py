@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import structlog
 
+from app.catalog import SCRIPTED
 from app.errors import UnavailableError
 from app.kernel import Kernel
 from app.models import Model
@@ -33,6 +34,14 @@ LASTING = frozenset({"unsupported_model"})
 
 
 StartEngine = Callable[[Spec, float, OnProgress, Ender], Engine]
+
+
+class ElsewhereError(Exception):
+    """The model's files are on other nodes; this one's puller has to bring them first."""
+
+    def __init__(self, row: Model) -> None:
+        super().__init__(row.name)
+        self.row = row
 
 
 class NoRoomError(Exception):
@@ -102,8 +111,10 @@ class Opener:
         self._learned.pop(model, None)
 
     def open(self, order: Order) -> Bay:
-        """A loaded model. Raises LoadError, TokenyardError, NoRoomError."""
+        """A loaded model. Raises LoadError, TokenyardError, NoRoomError, ElsewhereError."""
         row = self._kernel.catalog.get(order.model)
+        if not row.path and row.format != SCRIPTED:
+            raise ElsewhereError(row)
         choice = self._shortened(row, choose(row, self._kernel.settings))
         refusals: list[tuple[Candidate, LoadError]] = []
         for candidate in choice.candidates:

@@ -41,11 +41,12 @@ class Key(NamedTuple):
 
     model: str
     revision: str | None
+    elsewhere: bool  #: whether it is another node's to carry out
 
     @classmethod
-    def of(cls, job: Job) -> "Key":
-        """A job's."""
-        return cls(job.model, job.request.get("revision"))
+    def of(cls, job: Job, node: str) -> "Key":
+        """A job's, on a node."""
+        return cls(job.model, job.request.get("revision"), job.request.get("node", node) != node)
 
 
 class Download:
@@ -156,6 +157,9 @@ class Download:
     def _fail(self, last: Line) -> None:
         failure = _failure(last)
         log.warning("pull_failed", model=self.key.model, code=failure.code, reason=failure.message)
+        if any("node" in watcher.job.request for watcher in self.watchers):
+            with suppress(UnavailableError):  # then it is asked for again, and fails again
+                self._kernel.loads.not_fetched(self.key.model, self._kernel.settings.node, failure)
         for watcher in self.watchers:
             watcher.end(State.FAILED, failure, last.get("traceback"))
         if failure.code not in RESUMABLE:

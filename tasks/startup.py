@@ -8,7 +8,7 @@ from celery.signals import worker_shutting_down as shutting_down
 
 from app import logs, settings
 from app.errors import JobNotFoundError, TokenyardError
-from app.jobs import State
+from app.jobs import State, pull_queue
 from app.kernel import Kernel, open_kernel
 from tasks import app
 from tasks.office import Office
@@ -36,7 +36,7 @@ def _logging(**_: Any) -> None:
 
 
 @celeryd_after_setup.connect
-def _build(sender: str, **_: Any) -> None:
+def _build(sender: str, instance: Any, **_: Any) -> None:
     process.kernel = open_kernel(settings.load(), app)
     role = process.kernel.settings.role
     try:
@@ -44,6 +44,8 @@ def _build(sender: str, **_: Any) -> None:
             process.worker = Worker(process.kernel, sender, app)
         elif role == "puller":
             process.office = Office(process.kernel, sender)
+            if process.kernel.settings.own_store:
+                instance.app.amqp.queues.select_add(pull_queue(process.kernel.settings.node))
         elif role == "keeper":
             process.keeper = Keeper(process.kernel)
     except TokenyardError as error:

@@ -134,9 +134,13 @@ class Stack:
         )
 
     def start(self, *names: str) -> None:
-        """Starts processes by their names in the Procfile; a device's name (`cpu.1`) is a worker on it."""
+        """Starts processes by their names in the Procfile; `cpu.1` is a worker on that device, `web.b` one more web."""
         for name in names:
-            command = ["/bin/sh", "-c", f"exec {self.command('worker' if _is_device(name) else name)}"]
+            command = [
+                "/bin/sh",
+                "-c",
+                f"exec {self.command('worker' if _is_device(name) else name.partition('.')[0])}",
+            ]
             self.processes[name] = launch(command, self.env_of(name), self.folder / f"{name}.log", self.root)
 
     def env_of(self, name: str) -> dict[str, str]:

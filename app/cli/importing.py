@@ -12,7 +12,9 @@ def run(settings: Settings, path: Path, name: str | None, *, copy: bool) -> str:
     """Imports; says what it did. Raises TokenyardError."""
     database = Database(settings.database_url)
     try:
-        own = import_model(settings, Catalog(database), path.expanduser().absolute(), name, copy=copy)
+        own = import_model(
+            settings, Catalog(database, node=settings.store_node), path.expanduser().absolute(), name, copy=copy
+        )
     finally:
         database.close()
     return f"The model {own} is ready."

@@ -37,7 +37,7 @@ class StarterError(TokenyardError):
 def add_starter(settings: Settings) -> str:
     """Makes `smollm2` available unless it is; says what it did. Raises StarterError."""
     database = Database(settings.database_url)
-    catalog = Catalog(database)
+    catalog = Catalog(database, node=settings.store_node)
     try:
         if _has(catalog, NAME):
             return f"The starter model {NAME} is here."
@@ -54,7 +54,7 @@ def add_bf16(settings: Settings, env: Mapping[str, str] = os.environ) -> str:
     It takes half a minute of one core, in a process with that environment.
     """
     database = Database(settings.database_url)
-    catalog = Catalog(database)
+    catalog = Catalog(database, node=settings.store_node)
     try:
         if _has(catalog, BF16):
             return f"The starter model {BF16} is here."

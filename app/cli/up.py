@@ -85,6 +85,7 @@ def _plan(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
     console.print(f"Devices: {', '.join(f'{device.name} ({device.title})' for device in found)}")
     processes = procfile.read([device.name for device in found])
     env = {**os.environ, place.MARK: str(settings.data_dir), "DATA_DIR": str(settings.data_dir)}
+    env["NODE"] = settings.node  # the Procfile reads no .env
     # Where setproctitle is installed (vLLM brings it), Celery and gunicorn would write their titles over our mark.
     env["SPT_NOENV"] = "1"
     if "redis_url" in settings.model_fields_set:

@@ -8,16 +8,14 @@ from app import abilities
 from app.errors import InvalidRequestError, UnavailableError
 from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
-from app.models import Job, Model, Pull
+from app.models import Job, Model
 from app.names import check_hub_name
+from app.pulls import pull_of
 from app.sessions import KEY
 from app.web.errors import request_id
 from app.web.fold import opens_thought
 from app.web.keys import key_of_request
 from app.web.schemas import ChatBody, GenerateBody, PullBody
-
-#: Seconds that a pull may take in all: 70 GB over a slow line are days.
-PULL_TIMEOUT = 7 * 86_400
 
 
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: dict[str, Any] | None = None) -> Job:
@@ -105,24 +103,8 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
     if earlier is not None:
         return _noted(earlier)
     name = check_hub_name(kernel.catalog.download_name(body.model, gpu=_largest_gpu(kernel)))
-    now = kernel.clock.now()
-    job = Job(
-        id=new_id(),
-        kind=Kind.PULL.value,
-        model=name,
-        status=State.QUEUED.value,
-        priority=body.priority,
-        tenant="",
-        held=False,
-        timeout=PULL_TIMEOUT,
-        expires_at=now + PULL_TIMEOUT,
-        created_at=now,
-        attempt=0,
-        losses=0,
-        request={"model": name, "revision": body.revision, "quantize": body.quantize, "init": body.init},
-        request_id=_request_id(),
-    )
-    pull = Pull(quantize=body.quantize, init=body.init, downloaded_bytes=0, progress=0.0, files_done=0)
+    wanted = {"revision": body.revision, "quantize": body.quantize, "init": body.init}
+    job, pull = pull_of(name, wanted, priority=body.priority, now=kernel.clock.now(), request_id=_request_id())
     kernel.limits.take(job.model, held=False)
     return _noted(kernel.dispatcher.submit(job, pull, key))
 

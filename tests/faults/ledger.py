@@ -14,7 +14,7 @@ import psutil
 from app.events import Log
 from app.jobs import TERMINAL
 from tests.faults.followers import WELL, Follower, HeldChat, SocketFollower, SseFollower, Transcript
-from tests.faults.yard import PARTS, SLOTS, Vitals, Yard
+from tests.faults.yard import SLOTS, Vitals, Yard
 from tests.stack import eventually
 
 #: G1: seconds that a job may take beyond its deadline; and how long a test waits for what has none to speak of.
@@ -150,7 +150,7 @@ class Ledger:
 
     def _hold_baseline(self) -> None:
         """G7: nothing that was started, opened or kept for the jobs is left."""
-        for name in PARTS:
+        for name in self.yard.parts:
             eventually(lambda name=name: self._is_back(name), seconds=GRACE, what=f"G7: {name} back to its baseline")
         eventually(self._are_keys_usual, seconds=GRACE, what="G7: no key but the usual")
         eventually(
@@ -208,7 +208,7 @@ def warm_up(yard: Yard) -> None:
         for job_id in jobs:
             ledger.of(job_id)[0].ended()
     time.sleep(1.0)  # what serves a request lives a moment longer than its answer
-    yard.usual = {name: vitals_of(yard, name) for name in PARTS}
+    yard.usual = {name: vitals_of(yard, name) for name in yard.parts}
     yard.usual_keys = set(lasting_keys(yard))
 
 

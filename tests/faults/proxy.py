@@ -8,9 +8,9 @@ import threading
 class Proxy:
     """Forwards to a port of this machine. `silence` loses nothing but lets nothing pass; `cut` breaks what there is."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, address: str = "127.0.0.1") -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port = int(self._listener.getsockname()[1])
         self._open = threading.Event()
         self._open.set()

@@ -110,9 +110,11 @@ class Broker:
 class Yard(Stack):
     """A stack of two workers, each part of which has a way of its own to the broker."""
 
+    parts: tuple[str, ...] = PARTS
+
     def __init__(self, folder: Path, **settings: str) -> None:
         self.broker = Broker(folder)
-        self.roads = {name: Proxy(self.broker.port) for name in PARTS}
+        self.roads = {name: Proxy(self.broker.port) for name in self.parts}
         extra = {"WORKER_SLOTS": str(SLOTS), **TIMES, **settings}
         super().__init__(folder, self.broker.url, **extra)
         self.settings: dict[str, dict[str, str]] = {}
@@ -122,10 +124,10 @@ class Yard(Stack):
         self._closing = threading.Event()
         for verb in ("migrate", "starter"):
             self.run(verb)
-        self.database = Database(f"sqlite:///{folder / 'jobs.db'}")
+        self.database = Database(settings.get("DATABASE_URL") or f"sqlite:///{folder / 'jobs.db'}")
         self._watch_states()
         try:
-            self.start(*PARTS)
+            self.start(*self.parts)
             threading.Thread(target=self._supervise, name="supervise", daemon=True).start()
             self.ready()
         except BaseException:
@@ -174,7 +176,7 @@ class Yard(Stack):
 
     def _supervise(self) -> None:
         while not self._closing.wait(0.05):
-            for name in [*PARTS]:
+            for name in self.parts:
                 process = self.processes.get(name)
                 if name in self.held or (process is not None and process.poll() is None):
                     continue

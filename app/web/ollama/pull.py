@@ -6,6 +6,7 @@ from typing import Any
 from flask import Response, jsonify
 
 from app.events import Ended, Event, Progress
+from app.pulls import PULL_TIMEOUT
 from app.web.access import Access, needs
 from app.web.bodies import NDJSON
 from app.web.current import here
@@ -17,7 +18,7 @@ from app.web.ollama.talk import line
 from app.web.schemas import PullBody
 from app.web.sse import closing
 from app.web.stream import Events, follow
-from app.web.submit import PULL_TIMEOUT, submit_pull
+from app.web.submit import submit_pull
 
 pull = needs(Access.OPERATORS)(blueprint("pull"))
 

@@ -1,0 +1,69 @@
+"""Nodes that keep models on disks of their own: who has what, and where a model goes."""
+
+from pathlib import Path
+
+import pytest
+
+from app import placement
+from app.catalog import Catalog
+from app.database import Database
+from app.registry import Card
+
+
+def on(database: Database, node: str) -> Catalog:
+    return Catalog(database, node=node)
+
+
+def add(catalog: Catalog, path: str, revision: str = "r1") -> None:
+    catalog.add("m", Path(path), format="gguf", size_bytes=7, source="pull", repo="m", revision=revision)
+
+
+def test_each_node_finds_the_files_where_it_has_them(database: Database) -> None:
+    a, b, c = (on(database, node) for node in "abc")
+    add(a, "/a/m")
+    add(b, "/b/m")
+
+    assert [catalog.get("m").path for catalog in (a, b, c)] == ["/a/m", "/b/m", ""]
+    assert [catalog.rows()[0].path for catalog in (a, b, c)] == ["/a/m", "/b/m", ""]
+    assert c.nodes(c.get("m")) == {"a", "b"}
+    assert [catalog.get("m").path for catalog in (a, b, c)] == ["/a/m", "/b/m", ""]  # looking changed nothing
+
+
+def test_a_newer_pull_leaves_the_others_with_nothing_that_counts(database: Database) -> None:
+    a, b = on(database, "a"), on(database, "b")
+    add(a, "/a/m")
+    add(b, "/b/m", revision="r2")
+
+    assert (a.get("m").path, b.get("m").path) == ("", "/b/m")
+    assert a.nodes(a.get("m")) == {"b"}
+
+
+def test_what_was_there_before_nodes_had_stores_is_everywhere(database: Database) -> None:
+    add(Catalog(database), "/shared/m")
+    a = on(database, "a")
+
+    assert a.get("m").path == "/shared/m"
+    assert a.nodes(a.get("m")) is None
+
+
+def test_files_of_a_model_that_was_removed_elsewhere_are_strays_until_they_are_deleted(database: Database) -> None:
+    a, b = on(database, "a"), on(database, "b")
+    add(a, "/a/m")
+    assert a.strays() == []
+    b.begin_removal("m")
+    b.end_removal("m", hide=False)
+
+    assert ([stray.path for stray in a.strays()], b.strays()) == (["/a/m"], [])
+    a.forget_copy("m")
+    assert a.strays() == []
+
+
+@pytest.mark.parametrize(("nodes", "node"), [(None, "w@b"), ({"a"}, "w@a"), ({"z"}, "w@b"), (set("ab"), "w@b")])
+def test_a_model_goes_where_its_files_are_and_then_where_there_is_room(nodes: set[str] | None, node: str) -> None:
+    full = Card("w@a", "cpu.0", "a", 1, "l", cache_limit=0)
+    empty = Card("w@b", "cpu.0", "b", 1, "l", cache_limit=1)
+
+    card = placement.choose([full, empty], 5, nodes)
+
+    assert card is not None
+    assert card.node == node
