@@ -20,7 +20,7 @@ class BadEventError(ValueError):
     """Bytes that are no event. Whoever reads them skips them."""
 
 
-class Usage(msgspec.Struct, frozen=True, array_like=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a generation counted and measured: tokens, and nanoseconds. Nothing is ever null."""
 
     prompt_tokens: int = 0
@@ -31,7 +31,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     completion_ns: int = 0
 
 
-class Likely(msgspec.Struct, frozen=True, array_like=True):
+class Likely(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A token that could stand at one place: its id, its text by itself, and the natural log of its probability."""
 
     id: int
@@ -39,13 +39,13 @@ class Likely(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
 
 
-class Logprob(Likely, frozen=True, array_like=True):
+class Logprob(Likely, frozen=True, array_like=True, gc=False):
     """The token that was drawn, and the likeliest ones of its place, the first first."""
 
     top: tuple[Likely, ...] = ()
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True, tag="t"):
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
     """Some output of one choice: exactly the text that its `count` token ids stand for.
 
     `ids` is empty where the engine tells none. The end of any event is a clean seam: no half character and no half
@@ -62,7 +62,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     logprobs: tuple[Logprob, ...] = ()
 
 
-class Ended(msgspec.Struct, frozen=True, array_like=True, tag="e"):
+class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="e"):
     """The job's terminal event, and the last of its stream."""
 
     seq: int

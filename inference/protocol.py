@@ -17,8 +17,8 @@ OnProgress = Callable[[float], None]
 DEFAULT_PRIORITY = 5
 
 
-class Wire(msgspec.Struct, frozen=True, array_like=True):
-    """A value that crosses the pipe."""
+class Wire(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value that crosses the pipe. None can refer to itself, so the garbage collector need not look at any."""
 
 
 class Tagged(Wire, frozen=True, array_like=True, tag=True):

@@ -3,9 +3,9 @@
 import select
 import socket
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
-from flask import request
+from flask import g, request
 from gevent import monkey
 
 #: What the kernel may hold for one reader, in bytes. More would only hide for how long it has not read.
@@ -17,6 +17,8 @@ class Client:
 
     def __init__(self, sock: Any = None) -> None:
         self._sock = sock
+        #: Whether further events are at hand: what is to be written now may wait, and go with theirs.
+        self.more = False
         if sock is not None:
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
@@ -41,5 +43,7 @@ class Client:
 
 
 def of_request() -> Client:
-    """The client of the request at hand."""
-    return Client(request.environ.get("gunicorn.socket"))
+    """The client of the request at hand: one, however often it is asked for."""
+    if "client" not in g:
+        g.client = Client(request.environ.get("gunicorn.socket"))
+    return cast(Client, g.client)

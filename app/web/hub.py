@@ -32,7 +32,8 @@ class Follower:
     """One reader's queue of one job's live events."""
 
     def __init__(self, backlog: int = BACKLOG, cut: Callable[[], None] = lambda: None) -> None:
-        self._queue: queue.Queue[Event | None] = queue.Queue(backlog)
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._backlog = backlog
         self._lost = False
         self._cut = cut
         #: Since when its reader is at one event, by time.monotonic(); None while it waits for us.
@@ -42,16 +43,16 @@ class Follower:
         """Hands over an event, or notes that it was missed: then there is nothing to keep for the reader."""
         if self._lost and not isinstance(event, Progress):
             return
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
+        if self._queue.qsize() < self._backlog:
+            self._queue.put(event)
+        else:
             self.lose()
 
     def lose(self) -> None:
         """Notes that events may have been missed, lets go of those that wait, and wakes the reader."""
         self._lost = True
         self._drain()
-        self._queue.put_nowait(None)
+        self._queue.put(None)
 
     def take(self, timeout: float) -> list[Event]:
         """All events that are here, or the next one. Empty: there was none in time, or it is time to `recover`."""
@@ -59,6 +60,8 @@ class Follower:
             first = self._queue.get(timeout=max(0.0, timeout))
         except queue.Empty:
             return []
+        if self._queue.empty():
+            return [] if first is None else [first]
         return [event for event in (first, *self._drain()) if event is not None]
 
     def recover(self) -> bool:
@@ -75,7 +78,7 @@ class Follower:
     def _drain(self) -> list[Event | None]:
         found = []
         with suppress(queue.Empty):
-            while True:
+            while not self._queue.empty():
                 found.append(self._queue.get_nowait())
         return found
 

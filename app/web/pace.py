@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from app.errors import SlowConsumerError
 from app.events import Event, Token
+from app.web.client import Client
 from app.web.hub import Follower
 
 #: A reader that takes so long for one event is slow, in seconds: it gets what gathers meanwhile as one.
@@ -15,16 +16,21 @@ TOO_SLOW = 15.0
 
 
 def paced(
-    batches: Iterable[Sequence[Event | None]], follower: Follower, *, merge: bool = True
+    batches: Iterable[Sequence[Event | None]], follower: Follower, client: Client, *, merge: bool = True
 ) -> Iterator[Event | None]:
-    """The events of all batches, one by one; merged where their reader is slow. Raises SlowConsumerError."""
+    """The events of all batches, one by one; merged where their reader is slow. Raises SlowConsumerError.
+
+    `client.more` tells of each event whether another is at hand.
+    """
     pressed = False
     for batch in batches:
         waiting = deque(merged(batch) if pressed else batch)
         pressed = False
         while waiting:
             began = follower.busy_since = time.monotonic()
-            yield waiting.popleft()
+            event = waiting.popleft()
+            client.more = bool(waiting)
+            yield event
             follower.busy_since = None
             took = time.monotonic() - began
             if took > TOO_SLOW:

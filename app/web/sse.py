@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from flask import Response
 
+from app.web.client import Client, of_request
 from app.web.errors import Words, worded
 
 _encoder = msgspec.json.Encoder()
@@ -32,9 +33,11 @@ def respond(frames: Iterable[str], mimetype: str = "text/event-stream") -> Respo
 def closing(frames: Iterator[str], source: Generator[Any, None, None], mimetype: str = "text/event-stream") -> Response:
     """As `respond`; when the client is gone, `source` is closed even if nothing was ever read.
 
-    What goes wrong under way is the last thing told, in the dialect's words: the status went out long ago.
+    What is at hand together is written together, so `frames` has something for each event, "" where nothing is to be
+    told. What goes wrong under way is the last thing told, in the dialect's words: the status went out long ago.
     """
-    response = respond(_telling(frames, worded(), plain=mimetype != "text/event-stream"), mimetype)
+    plain = mimetype != "text/event-stream"
+    response = respond(_together(_telling(frames, worded(), plain=plain), of_request()), mimetype)
     response.call_on_close(source.close)
     return response
 
@@ -45,3 +48,15 @@ def _telling(frames: Iterator[str], words: Words, *, plain: bool) -> Iterator[st
     except Exception as error:  # noqa: BLE001 - `words` logs what is no error of ours
         body = _encoder.encode(words(error)).decode()
         yield f"{body}\n" if plain else f"data: {body}\n\n"
+
+
+def _together(frames: Iterator[str], client: Client) -> Iterator[str]:
+    """A write costs more than all that leads to it: one carries all that is here."""
+    text = ""
+    for frame in frames:
+        text += frame
+        if text and not client.more:
+            yield text
+            text = ""
+    if text:
+        yield text

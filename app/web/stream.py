@@ -55,7 +55,7 @@ def follow(
     with hub.following(job_id, cut=client.cut) as follower:
         reader = _Reader(kernel, job_id, after, until)
         checked = time.monotonic()
-        for event in paced(reader.batches(follower), follower, merge=merge):
+        for event in paced(reader.batches(follower), follower, client, merge=merge):
             yield event
             if time.monotonic() - checked > BEAT:
                 checked = time.monotonic()

@@ -83,8 +83,8 @@ def _lines(model: str, job: Job, events: Events, wrap: Wrap) -> Iterator[str]:
     for event in events:
         if isinstance(event, Token):
             parts = fold.feed(event.text)
-            if parts != _NOTHING or event.logprobs:
-                yield line({**_head(model), **wrap(parts), **_logprobs([event]), "done": False})
+            told = parts != _NOTHING or event.logprobs
+            yield line({**_head(model), **wrap(parts), **_logprobs([event]), "done": False}) if told else ""
         elif isinstance(event, Ended):
             failure = failure_of(event, job.timeout)
             if failure:

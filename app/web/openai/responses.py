@@ -117,4 +117,4 @@ def _frames(job: Job, events: Events, after: int | None = None) -> Iterator[str]
 
 
 def _told(events: Iterator[dict[str, Any]], seen: int) -> Iterator[str]:
-    return (sse.frame(event, event=event["type"]) for event in events if event["sequence_number"] > seen)
+    return (sse.frame(event, event=event["type"]) if event["sequence_number"] > seen else "" for event in events)

@@ -61,12 +61,12 @@ def test_choices_ends_and_progress_are_not_merged() -> None:
 
 def test_a_reader_that_keeps_up_gets_each_event() -> None:
     batches = [tokens(1, 3), tokens(4, 4), [None], [Ended(5, "succeeded")]]
-    assert list(paced(batches, Follower())) == [event for batch in batches for event in batch]
+    assert list(paced(batches, Follower(), Client())) == [event for batch in batches for event in batch]
 
 
 def test_a_slow_reader_gets_the_rest_as_one_until_it_keeps_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, pace)
-    events = paced([tokens(1, 5), tokens(6, 9), tokens(10, 11)], Follower())
+    events = paced([tokens(1, 5), tokens(6, 9), tokens(10, 11)], Follower(), Client())
     seen = [next(events)]
     clock.now += 2
     seen.append(next(events))
@@ -80,7 +80,7 @@ def test_a_slow_reader_gets_the_rest_as_one_until_it_keeps_up_again(monkeypatch:
 
 def test_whoever_counts_events_gets_each_one_however_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, pace)
-    events = paced([tokens(1, 5)], Follower(), merge=False)
+    events = paced([tokens(1, 5)], Follower(), Client(), merge=False)
     next(events)
     clock.now += 2
     assert list(events) == tokens(2, 5)
@@ -109,7 +109,7 @@ def test_a_reader_that_takes_nothing_is_cut_off_and_forgotten(monkeypatch: pytes
     cuts: list[bool] = []
     follower = Follower(cut=lambda: cuts.append(True))
     clock = Clock(monkeypatch, pace)
-    events = paced([tokens(1, 2)], follower)
+    events = paced([tokens(1, 2)], follower, Client())
     next(events)
     follower.check(clock.now + hub.STALL - 1)
     assert cuts == []
