@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 MAX_FOLLOWS = 256
 #: Seconds that a client may take no bytes before it counts as gone.
 STALL = 30.0
+#: Bytes of frames that are taken from a client ahead of being dealt with.
+INBOX = 1024 * 1024
 
 _encoder = msgspec.json.Encoder()
 
@@ -42,6 +44,42 @@ class _WholeSends:
         return getattr(self._sock, name)
 
 
+class Inbox(list[Any]):
+    """The frames that wait to be dealt with. Behind so many bytes of them nobody reads the socket, and TCP tells the
+    client to wait: it could else fill the memory while one of its frames waits for a database."""
+
+    def __init__(self, frames: list[Any]) -> None:
+        super().__init__(frames)
+        self._held = sum(map(_cost, frames))
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def append(self, frame: Any) -> None:
+        """Waits for room. A frame that is larger than all the room goes in alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held < INBOX or self._closed)
+            self._held += _cost(frame)
+            super().append(frame)
+
+    def pop(self, index: Any = -1) -> Any:
+        """Makes room."""
+        with self._changed:
+            frame = super().pop(index)
+            self._held -= _cost(frame)
+            self._changed.notify()
+            return frame
+
+    def close(self) -> None:
+        """Nobody waits here any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+def _cost(frame: str | bytes) -> int:
+    return len(frame) + 64  # what an empty one takes
+
+
 class Socket:
     """A connection, and the jobs that it follows. Frames are sent whole, one at a time."""
 
@@ -49,6 +87,7 @@ class Socket:
         self._site = site
         self._connection = connection
         connection.sock = _WholeSends(connection.sock)
+        connection.input_buffer = self._inbox = Inbox(connection.input_buffer)
         self._lock = threading.Lock()
         self._follows = 0
         self._closed = False
@@ -84,6 +123,7 @@ class Socket:
     def close(self) -> None:
         """Lets every follower go, at its next event or heartbeat."""
         self._closed = True
+        self._inbox.close()
 
     def _follow(self, ref: str | int | None, job_id: str, after: int, timeout: float) -> None:
         try:

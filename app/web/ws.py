@@ -23,8 +23,6 @@ log = structlog.get_logger(__name__)
 #: Seconds between pings; a client that misses one is gone.
 PING = 25
 
-#: Frames that may always wait, however long they are; and the code of a close that asks for patience (RFC 6455).
-MAX_WAITING, TRY_AGAIN_LATER = 2, 1013
 #: Seconds in which a socket that came with neither key nor cookie says who it is.
 PATIENCE = 5.0
 #: A close's code for who may not be here (RFC 6455, 7.4.1).
@@ -99,7 +97,7 @@ def register(app: Flask) -> None:
         site = here()
         socket = Socket(site, connection)
         try:
-            while (raw := _next(connection)) is not None:
+            while (raw := connection.receive(None if "identity" in g else PATIENCE)) is not None:
                 _receive(site, socket, raw)
                 if "identity" not in g:
                     break
@@ -114,18 +112,6 @@ def _plainly() -> None:
     """Nothing is compressed on a socket: a small frame could become a huge one, and tokens are too short to gain."""
     if request.path == "/ws":
         request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
-
-
-def _next(connection: Any) -> str | bytes | None:
-    """The next frame; None where a key was due.
-
-    A client that sends faster than its frames are dealt with may not fill the memory.
-    """
-    waiting = connection.input_buffer
-    if len(waiting) > MAX_WAITING and sum(map(len, waiting)) > 2 * MAX_BODY:
-        connection.close(TRY_AGAIN_LATER, "Too many frames wait here; read the answers to the earlier ones first.")
-    frame: str | bytes | None = connection.receive(None if "identity" in g else PATIENCE)
-    return frame
 
 
 def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:

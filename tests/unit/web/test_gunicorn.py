@@ -325,6 +325,37 @@ def test_a_locked_database_stops_writers_alone(http: httpx.Client, kernel: Kerne
         assert worst < 2.0  # whatever froze would have waited for the lock, which lasted four seconds
 
 
+def test_a_socket_that_sends_while_a_frame_waits_is_made_to_wait(wire: Wire, kernel: Kernel) -> None:
+    sent: list[int] = []
+
+    def flood() -> None:
+        for ref in range(64):
+            wire.say(type="ping", ref=ref, junk="x" * 1_000_000)
+            sent.append(ref)
+
+    def has_stalled() -> bool:
+        before = len(sent)
+        time.sleep(1)
+        return 0 < before == len(sent)
+
+    with ThreadPoolExecutor(2) as pool:
+        locked, release = threading.Event(), threading.Event()
+        holder = pool.submit(_lock, kernel.settings.data_dir / "jobs.db", locked, release)
+        assert locked.wait(5)
+        try:
+            wire.say(type="generate", ref="waits", **CHAT)
+            flooding = pool.submit(flood)
+            until(has_stalled, 9)
+            assert len(sent) < 40  # what the kernel's buffers hold, and what is taken ahead
+        finally:
+            release.set()
+        holder.result()
+        flooding.result()
+    heard = [wire.hear() for _ in range(65)]
+    assert (heard[0]["type"], heard[0]["ref"]) == ("accepted", "waits")
+    assert [(frame["ref"], frame["error"]["param"]) for frame in heard[1:]] == [(ref, "junk") for ref in range(64)]
+
+
 def _lock(path: Path, locked: threading.Event, release: threading.Event) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
