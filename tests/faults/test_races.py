@@ -39,4 +39,4 @@ def test_a_flood_of_jobs(yard: Yard, ledger: Ledger) -> None:
     last = ledger.follow(jobs[-1])
     last.ended(900)
     ledger.hold()
-    assert yard.rows("SELECT COUNT(*) FROM jobs WHERE status != 'succeeded'")[0][0] == 0
+    assert yard.rows("SELECT DISTINCT status FROM jobs WHERE id >= :first", first=min(jobs)) == [("succeeded",)]
