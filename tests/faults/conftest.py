@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.ledger import Ledger, vitals_of, warm_up
-from tests.faults.yard import REAL, SCRIPTED, Paced, Yard
+from tests.faults.ledger import Ledger, run_many, warm_up
+from tests.faults.yard import REAL, SCRIPTED, SLOTS, Paced, Yard
 from tests.hub import FakeHub, safetensors
 
 #: What can be pulled: large enough to be caught at half over a slow line.
@@ -82,6 +82,6 @@ def model(request: pytest.FixtureRequest, yard: Yard) -> Iterator[Paced]:
         return
     usual = yard.usual
     with yard.holding_model("smollm2"):
-        yard.usual = {name: vitals_of(yard, name) for name in yard.parts}
+        run_many(yard, 2 * SLOTS, model="smollm2", max_tokens=40, ignore_eos=True)
         yield REAL
         yard.usual = usual

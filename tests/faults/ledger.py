@@ -201,16 +201,17 @@ def lasting_keys(yard: Yard) -> list[str]:
 
 def warm_up(yard: Yard) -> None:
     """Lets every pool grow to its full size, so that what a fault leaves behind shows."""
-    ledger = Ledger(yard)
     for _ in range(2):
-        with ThreadPoolExecutor(8) as pool:  # as many clients at once as the tests have
-            jobs = list(pool.map(lambda _: _brief(ledger), range(6 * SLOTS)))
-        for job_id in jobs:
-            ledger.of(job_id)[0].ended()
-    time.sleep(1.0)  # what serves a request lives a moment longer than its answer
-    yard.usual = {name: vitals_of(yard, name) for name in yard.parts}
+        run_many(yard, 6 * SLOTS, max_tokens=20, scripted_tokens_per_second=20)
     yard.usual_keys = set(lasting_keys(yard))
 
 
-def _brief(ledger: Ledger) -> str:
-    return ledger.submit(max_tokens=20, scripted_tokens_per_second=20, follow=1)
+def run_many(yard: Yard, number: int, **fields: Any) -> None:
+    """Runs jobs, as many clients at once as the tests have; what each part uses then is usual."""
+    ledger = Ledger(yard)
+    with ThreadPoolExecutor(8) as pool:
+        jobs = list(pool.map(lambda _: ledger.submit(follow=1, **fields), range(number)))
+    for job_id in jobs:
+        ledger.of(job_id)[0].ended()
+    time.sleep(1.0)  # what serves a request lives a moment longer than its answer
+    yard.usual = {name: vitals_of(yard, name) for name in yard.parts}
