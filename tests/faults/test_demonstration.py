@@ -55,7 +55,7 @@ def curl(yard: Yard, job_id: str, kills: list[int]) -> str:
             if line.startswith("id:"):
                 number = int(line[3:])
             if line.startswith("data:"):
-                piece = json.loads(line[5:])["delta"].get("content", "")
+                piece = json.loads(line[5:]).get("delta", {}).get("content", "")  # or it tells how a load goes
                 text += piece
                 print(piece, end="", flush=True)
             if kills and number >= kills[0]:
