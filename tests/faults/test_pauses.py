@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ledger import Ledger
-from tests.faults.yard import WORKERS, Paced, Yard
+from tests.faults.yard import SCRIPTED, SLOTS, WORKERS, Paced, Yard
 
 pytestmark = pytest.mark.faults
 
@@ -15,7 +15,7 @@ HERE, ELSEWHERE, ALONE = 2.0, 20.0, 5.0
 
 def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tuple[float, float]:
     """The longest pause of the jobs whose worker was killed, and of those whose worker was not."""
-    jobs = [ledger.submit(**model.long) for _ in range(8)]
+    jobs = [ledger.submit(**model.long) for _ in range(SLOTS + 4)]  # more than one of them can hold
     for job_id in jobs:
         ledger.emitted(job_id, 10)
     hit = {job_id for job_id in jobs if yard.owner(job_id) == victim}
@@ -38,7 +38,7 @@ def test_with_a_warm_peer_on_the_host(yard: Yard, ledger: Ledger, model: Paced) 
     assert pause <= HERE + noise
 
 
-def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger, model: Paced) -> None:
+def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger) -> None:
     """The keeper cannot see the process, so that only the lease tells; with the product's own times."""
     times = {"LEASE_SECONDS": "15", "RENEW_SECONDS": "5"}
     yard.settings |= {name: times for name in (*WORKERS, "keeper")} | {"cpu.0": times | {"NODE": "elsewhere"}}
@@ -47,7 +47,7 @@ def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger, model: Paced) ->
             yard.kill(name)
         yard.ready()
         with yard.holding("cpu.0"):
-            pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
+            pause, noise = kill_one_of_two(yard, ledger, SCRIPTED, "cpu.0")
         ledger.hold()
     finally:
         yard.settings.clear()

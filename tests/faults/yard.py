@@ -76,7 +76,11 @@ class Broker:
     def start(self) -> None:
         """As it was when it ended: its file is where it left it."""
         self.process = launch([str(BIN / "tokenyard"), "broker"], self._env, self._folder / "broker.log")
-        eventually(self._answers, what="the broker")
+        try:
+            eventually(self._answers, what="the broker")
+        except AssertionError:
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:
