@@ -21,7 +21,9 @@ def yard(*parts: str, **settings: str) -> Iterator[Stack]:
         try:
             stack.run("migrate")
             stack.start(*(parts or PARTS))
-            stack.ready() if "cpu.0" in stack.processes else eventually(lambda: stack.http.get("/health").status_code == 200)
+            stack.ready() if "cpu.0" in stack.processes else eventually(
+                lambda: stack.http.get("/health").status_code == 200
+            )
             yield stack
         finally:
             stack.close()

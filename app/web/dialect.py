@@ -41,6 +41,11 @@ class DialectBody(ChatBody):
             schema_text(call_schema(self.tools))
         return self
 
+    def sampling(self) -> dict[str, Any]:
+        """With the schema that a forced call is held to."""
+        fields = super().sampling()
+        return fields | {"schema": schema_text(call_schema(self.tools))} if self.forced else fields
+
     def request(self) -> dict[str, Any]:
         """With what was asked, and nothing of what was not."""
         request = super().request()
@@ -53,7 +58,6 @@ class DialectBody(ChatBody):
             request["single"] = True
         if self.forced:
             request["forced"] = True
-            request["sampling"]["schema"] = schema_text(call_schema(self.tools))
         if self.think is not None:
             request["think"] = self.think
         if self.context is not None:

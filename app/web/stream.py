@@ -167,7 +167,7 @@ class _Reader:
             return
         yield from self._replayed()
         if not self._over:
-            yield [self._took(event) for event in _rest(detail, self._seq)]
+            yield [self._took(event) for event in told_by_row(detail, self._seq)]
 
     def _place(self, job: Job) -> dict[str, Any]:
         try:
@@ -176,7 +176,8 @@ class _Reader:
             return {"model": job.model}
 
 
-def _rest(detail: Detail, after: int) -> Iterator[Token | Ended]:
+def told_by_row(detail: Detail, after: int) -> Iterator[Token | Ended]:
+    """The events behind a number, of a job that has ended."""
     job, result = detail.job, detail.result
     last, reason, usage = after, "", Usage()
     if result is not None:

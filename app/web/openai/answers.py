@@ -341,8 +341,58 @@ class ResponseCounts(Answer):
     total_tokens: int
 
 
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputText(Answer):
+    """What was said."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any] = Field(max_length=0)
+    logprobs: list[Any] = Field(max_length=0)
+
+
+class OutputMessage(Answer):
+    """The model's turn."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: ItemStatus
+    content: list[OutputText]
+
+
+class ReasoningText(Answer):
+    """What was thought."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class OutputReasoning(Answer):
+    """The model's thoughts."""
+
+    id: str
+    type: Literal["reasoning"]
+    status: ItemStatus
+    summary: list[Any] = Field(max_length=0)
+    content: list[ReasoningText]
+
+
+class OutputCall(Answer):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function_call"]
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+
+
 class ResponseAnswer(Answer):
-    """A response as it stands. `output`: messages, reasoning and calls of functions."""
+    """A response as it stands."""
 
     id: str
     object: Literal["response"]
@@ -355,7 +405,7 @@ class ResponseAnswer(Answer):
     max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
-    output: list[dict[str, Any]]
+    output: list[OutputMessage | OutputReasoning | OutputCall]
     parallel_tool_calls: bool
     previous_response_id: None
     reasoning: dict[str, Any]

@@ -2,17 +2,57 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from app.web.dialect import TIMEOUT, DialectBody, Lenient
-from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, form_of
+from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, ToolCall, form_of, text_of, tools_of
 from app.web.schemas import ModelName
 
 
-class InputItem(ChatMessage):
-    """One item of an input: a message."""
+class MessageItem(ChatMessage):
+    """A message."""
 
-    type: str = "message"
+    type: Literal["message"] = "message"
+
+
+class CallItem(Lenient):
+    """A call that an earlier response made; `arguments` is JSON text."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str = "{}"
+
+
+class CallOutputItem(Lenient):
+    """What a call gave."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[dict[str, Any]]
+
+
+class ReasoningItem(Lenient):
+    """An earlier response's thoughts: taken, and not shown to the model, as templates do it."""
+
+    type: Literal["reasoning"]
+
+
+def _kind(item: object) -> object:
+    return item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
+
+
+InputItem = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[CallOutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_item",
+        custom_error_message="items are messages, function_call, function_call_output and reasoning",
+    ),
+]
 
 
 class ResponseBody(Lenient):
@@ -30,7 +70,10 @@ class ResponseBody(Lenient):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
+    prompt: Any = None
     tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
     reasoning: dict[str, Any] | None = None
     scripted_tokens_per_second: float | None = None
@@ -38,6 +81,7 @@ class ResponseBody(Lenient):
     def translated(self) -> DialectBody:
         """The one request type. Raises ValidationError, ValueError."""
         self._refuse_what_is_not_done()
+        form = self._format()
         fields = {
             "model": self.model,
             "messages": self._messages(),
@@ -46,32 +90,50 @@ class ResponseBody(Lenient):
             "top_p": self.top_p,
             "timeout": TIMEOUT,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
-            "format": self._format(),
+            "format": form,
             "think": False if (self.reasoning or {}).get("effort") == "none" else None,
+            **tools_of(*self._tools(), single=self.parallel_tool_calls is False, formed=form is not None),
         }
         return DialectBody.model_validate({name: value for name, value in fields.items() if value is not None})
 
     def _refuse_what_is_not_done(self) -> None:
         if self.previous_response_id is not None or self.conversation is not None:
             raise ValueError("previous_response_id and conversation are not kept here; send the whole conversation")
-        if self.tools:
-            raise ValueError("tools: use /v1/chat/completions, which has them")
+        if self.prompt is not None:
+            raise ValueError("prompt: templates are not kept here; send instructions and input")
         if self.background and self.store is False:
             raise ValueError("background needs store to be true")
 
+    def _tools(self) -> tuple[list[dict[str, Any]], str | dict[str, Any] | None]:
+        """Tools and the choice among them, flat here, where a chat's have the function one step deeper."""
+        for tool in self.tools or ():
+            if tool.get("type") != "function":
+                raise ValueError('tools: functions alone are called here: {"type": "function", "name", "parameters"}')
+        choice = self.tool_choice
+        return [_deeper(tool) for tool in self.tools or ()], _deeper(choice) if isinstance(choice, dict) else choice
+
     def _format(self) -> str | dict[str, Any] | None:
-        """Flat here, where a chat's has the schema one step deeper."""
+        """Flat too."""
         form = (self.text or {}).get("format")
         return form_of(form | {"json_schema": form} if isinstance(form, dict) else None)
 
     def _messages(self) -> list[dict[str, Any]]:
-        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        turns: list[dict[str, Any]] = []
+        if self.instructions:
+            turns.append({"role": "system", "content": self.instructions})
         if isinstance(self.input, str):
-            return [*system, {"role": "user", "content": self.input}]
+            return [*turns, {"role": "user", "content": self.input}]
+        names: dict[str, str] = {}  # of the functions that were called, as templates want them with their results
         for item in self.input:
-            if item.type != "message":
-                raise ValueError(f"input: items of type '{item.type}' are not understood; only messages are")
-        return [*system, *(item.translated() for item in self.input)]
+            if isinstance(item, MessageItem):
+                turns.append(item.translated())
+            elif isinstance(item, CallItem):
+                names[item.call_id] = item.name
+                _append_call(turns, item)
+            elif isinstance(item, CallOutputItem):
+                further = {"tool_call_id": item.call_id, "name": names.get(item.call_id)}
+                turns.append({"role": "tool", "content": text_of(item.output), "further": _said(further)})
+        return turns
 
     def kept(self) -> dict[str, Any]:
         """What the answer repeats of the request."""
@@ -84,7 +146,27 @@ class ResponseBody(Lenient):
             "top_p": 1.0 if self.top_p is None else self.top_p,
             "store": self.store is not False,
             "format": (self.text or {}).get("format"),
+            "tools": self.tools or [],
+            "tool_choice": self.tool_choice or "auto",
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "reasoning": {"effort": None, "summary": None} | (self.reasoning or {}),
         }
+
+
+def _deeper(flat: dict[str, Any]) -> dict[str, Any]:
+    return {"type": flat.get("type"), "function": {name: value for name, value in flat.items() if name != "type"}}
+
+
+def _append_call(turns: list[dict[str, Any]], item: CallItem) -> None:
+    """A turn's calls stand in one message, behind what it said."""
+    if not turns or turns[-1]["role"] != "assistant":
+        turns.append({"role": "assistant", "content": "", "further": {}})
+    call = ToolCall.model_validate({"id": item.call_id, "function": {"name": item.name, "arguments": item.arguments}})
+    turns[-1]["further"].setdefault("tool_calls", []).append(call.translated())
+
+
+def _said(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value}
 
 
 class ResponsePath(BaseModel):

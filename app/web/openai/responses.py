@@ -1,12 +1,10 @@
 """/v1/responses: answers that outlive their connection, their server and their worker, as all jobs here do."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from flask import Response, jsonify
 
 from app.errors import InvalidRequestError, JobNotFoundError, NotFoundError
-from app.events import Ended, Token
 from app.jobs import TERMINAL, State
 from app.models import Job
 from app.store import Detail
@@ -16,7 +14,7 @@ from app.web.current import Site, here
 from app.web.errors import translating
 from app.web.held import events_of, gathered, opened
 from app.web.openai.answers import DeletedAnswer, ResponseAnswer, StreamedResponse, blueprint
-from app.web.openai.response_events import KEPT, PREFIX, Fold, of_row, shape
+from app.web.openai.response_events import KEPT, PREFIX, numbered, of_row, shape
 from app.web.openai.response_schemas import ResponseBody, ResponsePath, ResponseQuery
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
@@ -47,7 +45,7 @@ def create_response(body: ResponseBody) -> Response:
         first = events if body.background else opened(events, job.timeout)
         return sse.closing(_frames(job, first), events)
     if body.background:
-        return jsonify(shape(job, "queued"))
+        return jsonify(shape(job, "queued") if job.status == State.QUEUED else of_row(site.kernel.store.get(job.id)))
     gathered(events_of(site, job), job.timeout)
     return jsonify(of_row(site.kernel.store.get(job.id)))
 
@@ -104,17 +102,9 @@ def _get(site: Site, response_id: str) -> Detail:
 
 def _frames(job: Job, events: Events, after: int | None = None) -> Iterator[str]:
     """The events behind a number. The fold begins at the start, whatever the reader has seen."""
-    fold = Fold(job)
     seen = -1 if after is None else after
-    yield from _told(fold.begin(), seen)
-    for event in events:
-        if isinstance(event, Token):
-            yield from _told(iter((fold.token(event),)), seen)
-        elif isinstance(event, Ended):
-            yield from _told(fold.end(event), seen)
-        else:
+    for event in numbered(job, events):
+        if event is None:
             yield sse.HEARTBEAT
-
-
-def _told(events: Iterator[dict[str, Any]], seen: int) -> Iterator[str]:
-    return (sse.frame(event, event=event["type"]) if event["sequence_number"] > seen else "" for event in events)
+        else:
+            yield sse.frame(event, event=event["type"]) if event["sequence_number"] > seen else ""

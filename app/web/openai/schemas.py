@@ -116,7 +116,7 @@ class ChatMessage(Lenient):
     def translated(self) -> dict[str, Any]:
         """As the one request type has it."""
         roles = {"developer": "system", "function": "tool"}
-        turn: dict[str, Any] = {"role": roles.get(self.role, self.role), "content": _text(self.content)}
+        turn: dict[str, Any] = {"role": roles.get(self.role, self.role), "content": text_of(self.content)}
         further = {
             "name": self.name,
             "tool_call_id": self.tool_call_id,
@@ -139,7 +139,8 @@ def form_of(wanted: dict[str, Any] | None) -> str | dict[str, Any] | None:
     return schema
 
 
-def _text(content: str | list[dict[str, Any]] | None) -> str:
+def text_of(content: str | list[dict[str, Any]] | None) -> str:
+    """A content's parts, joined. Raises ValueError."""
     if content is None or isinstance(content, str):
         return content or ""
     texts = []
@@ -172,7 +173,9 @@ class ChatCompletionBody(Sampled):
 
     def translated(self) -> DialectBody:
         """The one request type. Raises ValidationError, ValueError."""
-        fields = self.common() | self._of_tools()
+        fields = self.common()
+        formed, single = "format" in fields, self.parallel_tool_calls is False
+        fields |= tools_of(self.tools or [], self.tool_choice, single=single, formed=formed)
         fields["messages"] = [message.translated() for message in self.messages]
         if self.max_completion_tokens is not None:
             fields["max_tokens"] = self.max_completion_tokens
@@ -184,21 +187,25 @@ class ChatCompletionBody(Sampled):
             fields["think"] = self.reasoning_effort != "none"
         return DialectBody.model_validate(fields)
 
-    def _of_tools(self) -> dict[str, Any]:
-        tools, choice = checked(self.tools or []), self.tool_choice or "auto"
-        if choice == "none" or (choice == "auto" and not tools):
-            return {}
-        if choice == "auto":
-            return {"tools": tools, "single": self.parallel_tool_calls is False}
-        if self.response_format is not None and form_of(self.response_format) is not None:
-            raise ValueError("response_format: an answer that must call a tool has no other form; leave one out")
-        if choice == "required":
-            return {"tools": chosen(tools, None), "forced": True}
-        function = choice.get("function") if isinstance(choice, dict) else None
-        name = function.get("name") if isinstance(function, dict) else None
-        if not isinstance(name, str):
-            raise ValueError('tool_choice: "none", "auto", "required", or {"type": "function", "function": {"name"}}')
-        return {"tools": chosen(tools, name), "forced": True}
+
+def tools_of(
+    tools: list[dict[str, Any]], choice: str | dict[str, Any] | None, *, single: bool, formed: bool
+) -> dict[str, Any]:
+    """Which calls an answer may make, or must, as the one request type has it. Raises ValueError."""
+    tools, choice = checked(tools), choice or "auto"
+    if choice == "none" or (choice == "auto" and not tools):
+        return {}
+    if choice == "auto":
+        return {"tools": tools, "single": single}
+    if formed:
+        raise ValueError("response_format: an answer that must call a tool has no other form; leave one out")
+    if choice == "required":
+        return {"tools": chosen(tools, None), "forced": True}
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise ValueError('tool_choice: "none", "auto", "required", or a function by its name')
+    return {"tools": chosen(tools, name), "forced": True}
 
 
 class CompletionBody(Sampled):

@@ -1,0 +1,101 @@
+"""Responses' items and events, read by OpenAI's own package over a worker that says what the test wants."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from flask import Flask
+
+from .conftest import Worker
+from .test_chat import meanwhile
+from .test_dialects import SAID, says
+
+TOOL: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+
+
+@pytest.fixture
+def maker(app: Flask) -> Iterator[openai.OpenAI]:
+    transport = httpx.WSGITransport(app=app)
+    with openai.OpenAI(
+        base_url="http://localhost/v1",
+        api_key="none",
+        max_retries=0,
+        http_client=httpx.Client(transport=transport, trust_env=False),
+    ) as client:
+        yield client
+
+
+def test_thoughts_text_and_calls_are_items(maker: openai.OpenAI, worker: Worker) -> None:
+    asked: dict[str, Any] = {"model": "scripted", "input": "Weather?", "tools": [TOOL]}
+    with meanwhile(lambda: says(worker, SAID)):
+        whole = maker.responses.create(**asked)
+    with meanwhile(lambda: says(worker, SAID)):
+        events = list(maker.responses.create(**asked, stream=True))
+    with meanwhile(lambda: says(worker, SAID)), maker.responses.stream(**asked) as helper:
+        final = helper.get_final_response()
+    last = events[-1].response
+
+    for response in (whole, last, final, maker.responses.retrieve(last.id)):
+        assert [item.type for item in response.output] == ["reasoning", "message", "function_call"]
+        thought, message, call = response.output
+        assert thought.content[0].text == "Well…"
+        assert (message.content[0].text, response.output_text) == ("I look.", "I look.")
+        assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Oslo"})
+        assert {item.status for item in response.output} == {"completed"}
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    done = [event.item for event in events if event.type == "response.output_item.done"]
+    assert done == last.output
+    assert "".join(e.delta for e in events if e.type == "response.reasoning_text.delta") == "Well…"
+    assert [json.loads(e.arguments) for e in events if e.type == "response.function_call_arguments.done"] == [
+        {"city": "Oslo"}
+    ]
+    resumed = list(maker.responses.retrieve(last.id, stream=True, starting_after=4))
+    assert [event.to_dict() for event in resumed] == [event.to_dict() for event in events[5:]]
+
+
+def test_items_of_a_response_go_back_as_input(maker: openai.OpenAI, worker: Worker) -> None:
+    with meanwhile(lambda: says(worker, SAID)):
+        first = maker.responses.create(model="scripted", input="Weather?", tools=[TOOL])
+    call = first.output[-1]
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "Rain."}
+    conversation = [{"role": "user", "content": "Weather?"}, *(i.to_dict() for i in first.output), output]
+    made = maker.responses.create(model="scripted", instructions="Be brief.", input=conversation, background=True)
+    messages = worker.kernel.store.get(made.id.removeprefix("resp_")).job.request["messages"]
+
+    assert [(turn["role"], turn["content"]) for turn in messages] == [
+        ("system", "Be brief."),
+        ("user", "Weather?"),
+        ("assistant", "I look."),
+        ("tool", "Rain."),
+    ]
+    told = json.loads(messages[2]["further"])["tool_calls"]
+    assert [(c["id"], c["function"]) for c in told] == [
+        (call.call_id, {"name": "weather", "arguments": {"city": "Oslo"}})
+    ]
+    assert json.loads(messages[3]["further"]) == {"tool_call_id": call.call_id, "name": "weather"}
+
+
+def test_a_forced_call(maker: openai.OpenAI, worker: Worker) -> None:
+    choice: Any = {"type": "function", "name": "weather"}
+    with pytest.raises(openai.BadRequestError, match="schema"):  # which holds to no schema
+        maker.responses.create(model="scripted", input="x", tools=[TOOL], tool_choice=choice)
+    with pytest.raises(openai.BadRequestError, match="no tool named 'time'"):
+        maker.responses.create(model="scripted", input="x", tools=[TOOL], tool_choice=choice | {"name": "time"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "web_search"}]},
+        {"prompt": {"id": "p"}},
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"type": "function_call", "call_id": "1", "name": "x", "arguments": "{"}]},
+    ],
+)
+def test_what_is_not_done_is_refused(maker: openai.OpenAI, worker: Worker, fields: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError):
+        maker.responses.create(**{"model": "scripted", "input": "x"} | fields)
+    assert not worker.kernel.store.page()
