@@ -11,10 +11,12 @@ from pydantic import BaseModel, Field
 from app.batches import Counts, Stage
 from app.errors import InvalidRequestError
 from app.jobs import new_id
+from app.keys import Key
 from app.models import Batch
 from app.web.current import Site, here
 from app.web.dialect import Lenient
 from app.web.groups import end_group
+from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.openai import lines
 from app.web.openai.answers import BatchAnswer, BatchesAnswer, blueprint
@@ -64,7 +66,9 @@ class BatchesQuery(Lenient):
 @batches.post("/v1/batches", summary="Run a file of requests", responses={200: BatchAnswer})
 def create_batch(body: BatchBody) -> Response:
     """Answers when every line is in the queue, or when the file was refused: then its status is `failed`."""
-    site = here()
+    site, key = here(), key_of_request()
+    if (earlier := site.kernel.batches.group_of(key)) is not None:
+        return jsonify(_current(site, earlier))
     if body.endpoint not in ENDPOINTS:
         raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
     now, seconds = time.time(), body.seconds()
@@ -89,21 +93,22 @@ def create_batch(body: BatchBody) -> Response:
     if errors:
         site.kernel.batches.refuse(batch.id, errors)
     else:
-        _fill(site, path, batch)
+        _fill(site, path, batch, key)
     for model in site.kernel.batches.models(batch.id):
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
-    return jsonify(_current(site, batch.id))
+    return jsonify(_current(site, site.kernel.batches.group_of(key) or batch.id))
 
 
-def _fill(site: Site, path: Path, batch: Batch) -> None:
+def _fill(site: Site, path: Path, batch: Batch, key: Key | None) -> None:
     """Reads the file a second time: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
     try:
-        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch))
+        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch), key)
     except Exception:
         message = "The server could not queue all lines. Create the batch again."
         site.kernel.batches.refuse(batch.id, [lines.error(None, "interrupted", message, None)])
-        raise
+        if site.kernel.batches.group_of(key) is None:  # else the same request came twice at once: the other has them
+            raise
     site.kernel.batches.open(batch.id)
 
 
