@@ -25,7 +25,7 @@ from app.settings import Settings
 
 #: Seconds for which a process trusts what it read of the keys: a revoked one works no longer than that.
 FRESH = 2.0
-#: … and before it says that a key is none: it may have been made just now.
+#: Seconds between two looks for a key that is not known: it may have been made just now.
 MISSING = 0.25
 #: … and while the database does not answer. Then nobody can revoke a key either.
 STALE = 60.0
@@ -198,21 +198,29 @@ class Keyring:
             return Identity()
         row = rows.get(proof.id) if proof is not None else None
         if row is None and proof is not None and proof.id:
-            row = self._known(MISSING).get(proof.id)
+            row = self._reread().get(proof.id)
         if proof is None or row is None or not hmac.compare_digest(row.digest, proof.digest):
             return None
         return _identity(row) if holds(row, self._clock.now()) else None
 
-    def _known(self, fresh: float | None = None) -> dict[str, ApiKey]:
-        fresh = FRESH if fresh is None else fresh
+    def _known(self) -> dict[str, ApiKey]:
         age = time.monotonic() - self._read_at
         # One asks; the others go by what is known meanwhile, unless that is old.
-        if age >= fresh and self._lock.acquire(blocking=age >= 2 * FRESH):
+        if age >= FRESH and self._lock.acquire(blocking=age >= 2 * FRESH):
             try:
-                if time.monotonic() - self._tried_at >= fresh:
+                if time.monotonic() - self._tried_at >= FRESH:
                     self._refresh()
             finally:
                 self._lock.release()
+        return self._rows
+
+    def _reread(self) -> dict[str, ApiKey]:
+        """For all who ask meanwhile, and so seldom that guessing keys costs the database nothing."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._tried_at < asked:
+                time.sleep(max(0.0, self._tried_at + MISSING - asked))
+                self._refresh()
         return self._rows
 
     def _refresh(self) -> None:

@@ -80,10 +80,8 @@ class Batches:
         with self._db.write() as session:
             session.add(batch)
 
-    def fill(self, batch_id: str, jobs: Iterable[Job], key: Key | None = None) -> int:
+    def fill(self, batch_id: str, jobs: Iterable[Job]) -> int:
         """Commits lines, some hundred at a time; returns how many. Nothing of them is in the broker yet.
-
-        A key stands for the first line, and so for the batch: a second batch under the same key cannot be filled.
 
         Stops where the batch was cancelled or given up meanwhile. Its row is changed first: on PostgreSQL that is the
         lock which whoever moves it on waits for, so that no line comes behind their back.
@@ -95,8 +93,6 @@ class Batches:
                 if not session.execute(mine.values(total=count + len(chunk))).rowcount:  # type: ignore[attr-defined]
                     break
                 session.add_all(chunk)
-                if count == 0:
-                    keys.keep(session, key, chunk[0])
             count += len(chunk)
         return count
 
@@ -123,12 +119,6 @@ class Batches:
         with self._db.read() as session:
             return _earlier(session, key)
 
-    def group_of(self, key: Key | None) -> str | None:
-        """The group of the jobs that a key stands for, if any. Raises IdempotencyConflictError."""
-        with self._db.read() as session:
-            first = keys.find(session, key)
-        return None if first is None else first.group_id
-
     def open(self, batch_id: str) -> None:
         """All its lines are here: the batch is accepted."""
         self._move(batch_id, (Stage.VALIDATING,), Stage.IN_PROGRESS, in_progress_at=time.time())
@@ -142,25 +132,27 @@ class Batches:
                 totals.remember(session, Job.group_id == batch_id)
                 session.execute(sa.delete(Job).where(Job.group_id == batch_id))
 
-    def get(self, batch_id: str, tenant: str = "") -> Batch:
-        """Raises BatchNotFoundError."""
+    def get(self, batch_id: str, scope: str | None = None) -> Batch:
+        """Its row; `scope` is the tenant whose it must be, None any. Raises BatchNotFoundError."""
         with self._db.read() as session:
             batch = session.get(Batch, batch_id)
-        if batch is None or batch.tenant != tenant:
+        if batch is None or scope not in (None, batch.tenant):
             raise BatchNotFoundError(batch_id)
         return batch
 
-    def page(self, tenant: str = "", *, after: str | None = None, limit: int = 20) -> list[Batch]:
-        """Newest first; `after` is the last id of the page before."""
-        query = sa.select(Batch).where(Batch.tenant == tenant).order_by(Batch.id.desc()).limit(limit)
+    def page(self, scope: str | None = None, *, after: str | None = None, limit: int = 20) -> list[Batch]:
+        """A tenant's, or all, newest first; `after` is the last id of the page before."""
+        query = sa.select(Batch).order_by(Batch.id.desc()).limit(limit)
+        if scope is not None:
+            query = query.where(Batch.tenant == scope)
         if after is not None:
             query = query.where(Batch.id < after)
         with self._db.read() as session:
             return list(session.scalars(query))
 
-    def counts(self, group_id: str) -> Counts:
-        """One look at the index."""
-        query = sa.select(Job.status, sa.func.count()).where(Job.group_id == group_id).group_by(Job.status)
+    def counts(self, group_id: str, tenant: str) -> Counts:
+        """One look at the index. Names of groups are each tenant's own."""
+        query = sa.select(Job.status, sa.func.count()).where(*_group(group_id, tenant)).group_by(Job.status)
         with self._db.read() as session:
             by_state = {state: count for state, count in session.execute(query)}
         total, completed = sum(by_state.values()), by_state.get(State.SUCCEEDED, 0)
@@ -186,18 +178,18 @@ class Batches:
         with self._db.read() as session:
             return [Detail(job, None, result) for job, result in session.execute(query)]
 
-    def cancel(self, batch_id: str, tenant: str = "") -> Batch:
+    def cancel(self, batch_id: str, scope: str | None = None) -> Batch:
         """From now on its jobs are to end, which `end_jobs` does. Raises BatchNotFoundError, InvalidRequestError."""
-        batch = self.get(batch_id, tenant)
+        batch = self.get(batch_id, scope)
         if batch.status not in OPEN:
             raise InvalidRequestError(f"Cannot cancel a batch with status '{batch.status}'.")
         open_stages = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING)
         self._move(batch_id, open_stages, Stage.CANCELLING, cancelling_at=time.time())
-        return self.get(batch_id, tenant)
+        return self.get(batch_id)
 
-    def end_jobs(self, group_id: str) -> list[str]:
+    def end_jobs(self, group_id: str, tenant: str) -> list[str]:
         """Cancels what waits of a group, whose followers learn it from the rows; returns what runs and is to end."""
-        ours = Job.group_id == group_id
+        ours = sa.and_(*_group(group_id, tenant))
         # As in the store: who ends a job without owning it takes a new attempt.
         ended = {"status": State.CANCELLED, "finished_at": time.time(), "attempt": Job.attempt + 1}
         asked = sa.update(Job).where(ours, Job.status == State.RUNNING).values(end_requested=_ASKED)
@@ -221,20 +213,19 @@ class Batches:
                 message = "The server stopped while it read the file. Create the batch again."
                 self.refuse(batch.id, [{"code": "interrupted", "line": None, "message": message, "param": None}])
             return
-        if self.counts(batch.id).open:
+        if self.counts(batch.id, batch.tenant).open:
             if batch.status == Stage.CANCELLING:
-                self.end_jobs(batch.id)  # a line that was handed back to the queue meanwhile
+                self.end_jobs(batch.id, batch.tenant)  # a line that was handed back to the queue meanwhile
             return
         if batch.status == Stage.CANCELLING:
             self._move(batch.id, (Stage.CANCELLING,), Stage.CANCELLED, cancelled_at=now)
-        elif now >= batch.expires_at and self._some_expired(batch.id):
+        elif now >= batch.expires_at and self._some_timed_out(batch.id):
             self._move(batch.id, OPEN, Stage.EXPIRED, finalizing_at=now, expired_at=now)
         else:
             self._move(batch.id, OPEN, Stage.COMPLETED, finalizing_at=now, completed_at=now)
 
-    def _some_expired(self, group_id: str) -> bool:
-        late = (Job.status == State.TIMED_OUT, Job.finished_at >= Job.expires_at)
-        query = sa.select(Job.id).where(Job.group_id == group_id, *late).limit(1)
+    def _some_timed_out(self, group_id: str) -> bool:
+        query = sa.select(Job.id).where(Job.group_id == group_id, Job.status == State.TIMED_OUT).limit(1)
         with self._db.read() as session:
             return session.scalar(query) is not None
 
@@ -248,10 +239,15 @@ class Batches:
             )
 
 
+def _group(group_id: str, tenant: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return Job.group_id == group_id, Job.tenant == tenant
+
+
 def _earlier(session: Session, key: Key | None) -> list[Job]:
     """All jobs of the request that came first under a key: others may have put theirs into the same group."""
     first = keys.find(session, key)
     if first is None:
         return []
-    same = sa.select(Job).where(Job.group_id == first.group_id, Job.request_id.is_not_distinct_from(first.request_id))
+    group = _group(str(first.group_id), first.tenant)
+    same = sa.select(Job).where(*group, Job.request_id.is_not_distinct_from(first.request_id))
     return list(session.scalars(same.order_by(Job.id)))

@@ -31,7 +31,7 @@ class Files:
         self._db = database
         self._folder = folder
 
-    def add(self, filename: str, purpose: str, save: Callable[[Path], None], tenant: str = "") -> File:
+    def add(self, filename: str, purpose: str, save: Callable[[Path], None], tenant: str) -> File:
         """Keeps an upload: `save` writes it to a path. The row comes last, so that what has a row is whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
         file = File(
@@ -53,7 +53,7 @@ class Files:
             raise
         return file
 
-    def get(self, file_id: str, tenant: str = "") -> File:
+    def get(self, file_id: str, tenant: str) -> File:
         """Raises FileNotFoundInStoreError."""
         with self._db.read() as session:
             file = session.get(File, file_id)
@@ -66,18 +66,18 @@ class Files:
         return self._folder / file.id
 
     def page(
-        self, tenant: str = "", *, purpose: str | None = None, after: str | None = None, limit: int, newest: bool = True
+        self, tenant: str, *, purpose: str | None = None, after: str | None = None, limit: int = 100
     ) -> list[File]:
-        """By age, newest or oldest first; `after` is the last id of the page before."""
-        query = sa.select(File).where(File.tenant == tenant).order_by(File.id.desc() if newest else File.id)
+        """Newest first; `after` is the last id of the page before."""
+        query = sa.select(File).where(File.tenant == tenant).order_by(File.id.desc())
         if purpose is not None:
             query = query.where(File.purpose == purpose)
         if after is not None:
-            query = query.where(File.id < after if newest else File.id > after)
+            query = query.where(File.id < after)
         with self._db.read() as session:
             return list(session.scalars(query.limit(limit)))
 
-    def remove(self, file_id: str, tenant: str = "") -> None:
+    def remove(self, file_id: str, tenant: str) -> None:
         """Forgets a file, then deletes it. Raises FileNotFoundInStoreError."""
         file = self.get(file_id, tenant)
         with self._db.write() as session:

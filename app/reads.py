@@ -78,11 +78,11 @@ class Reads:
         self._db = database
         self._clock = clock or Clock()
 
-    def get(self, job_id: str) -> Detail:
-        """A job whole. Raises JobNotFoundError."""
+    def get(self, job_id: str, scope: str | None = None) -> Detail:
+        """A job whole; `scope` is the tenant whose it must be, None any. Raises JobNotFoundError."""
         with self._db.read() as session:
             row = session.execute(_WHOLE.where(Job.id == job_id)).one_or_none()
-        if row is None:
+        if row is None or scope not in (None, row[0].tenant):
             raise JobNotFoundError(job_id)
         return Detail(*row)
 
@@ -93,15 +93,16 @@ class Reads:
         kind: str | None = None,
         model: str | None = None,
         group: str | None = None,
+        scope: str | None = None,
         since: float | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[Detail]:
         """A page of jobs, newest first, without their requests, texts and tracebacks.
 
-        `before` is the last id of the page before; `since` a time of creation.
+        `before` is the last id of the page before; `since` a time of creation, `scope` a tenant.
         """
-        wanted = {Job.status: status, Job.kind: kind, Job.model: model, Job.group_id: group}
+        wanted = {Job.status: status, Job.kind: kind, Job.model: model, Job.group_id: group, Job.tenant: scope}
         query = (
             _LIGHT.where(*(column == value for column, value in wanted.items() if value is not None))
             .order_by(Job.id.desc())

@@ -38,7 +38,7 @@ class Sessions:
         """What a new job's request keeps under KEY, for `join` to take up when the job is accepted."""
         return {"id": ident, "max_history": turns or self._turns, "ttl": self._ttl}
 
-    def get(self, ident: str, tenant: str = "") -> ChatSession:
+    def get(self, ident: str, tenant: str) -> ChatSession:
         """Raises SessionNotFoundError."""
         with self._db.read() as session:
             row = session.get(ChatSession, (tenant, ident))
@@ -46,7 +46,7 @@ class Sessions:
             raise SessionNotFoundError(ident)
         return row
 
-    def remove(self, ident: str, tenant: str = "") -> None:
+    def remove(self, ident: str, tenant: str) -> None:
         """Forgets a conversation; jobs of it that still run leave nothing behind. Raises SessionNotFoundError."""
         gone = sa.delete(ChatSession).where(ChatSession.tenant == tenant, ChatSession.id == ident)
         with self._db.write() as session:

@@ -82,6 +82,7 @@ class Request(Wire, frozen=True):
     think: bool | None = None  #: what templates call enable_thinking; None: the template's own choice
     context: int | None = None  #: tokens, prompt and answer together; None: as many as the model has
     adapter: str = ""  #: of the model's LoRA adapters, the one to answer with; "": none
+    salt: str = ""  #: only requests of the same one share what an engine keeps of their prompts' beginnings
     embed: bool = False  #: not to go on from `prompt`, but to tell its vector: base64 of float32, as one chunk
 
     @property

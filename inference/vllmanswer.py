@@ -51,7 +51,7 @@ class Answer:
         """The prompt, as vLLM takes it."""
         from vllm.inputs import tokens_input
 
-        return tokens_input(self._ids)
+        return tokens_input(self._ids, cache_salt=self.request.salt or None)
 
     def adapter(self) -> Any:
         """The LoRA adapter to answer with, as vLLM takes it. Raises ValueError where there is none of that name."""

@@ -146,6 +146,7 @@ def request_of(run: Run, choice: int) -> Request:
         think=stored.get("think"),
         context=stored.get("context"),
         adapter=stored.get("adapter", ""),
+        salt=run.job.tenant,
         embed="inputs" in stored,
     )
 

@@ -167,6 +167,7 @@ class Listed(Counts):
     kind: Kind
     model: str
     status: State
+    tenant: str = Field(description="Whose it is: the name of a key; empty is the first operator's.")
     priority: int
     created_at: datetime
     started_at: datetime | None
@@ -216,6 +217,7 @@ class PullJob(Answer):
     files_done: int
     files_total: int | None
     error_code: str | None
+    tenant: str = Field(description="Whose it is: the name of a key; empty is the first operator's.")
     priority: int
     attempt: int
     losses: int = Field(description="How many times its process died under it.")

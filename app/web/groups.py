@@ -7,11 +7,13 @@ from typing import Annotated, Any
 from flask import Response, jsonify, request
 from pydantic import BaseModel, Field, ValidationError
 
+from app.apikeys import Identity
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import BATCH_PRIORITY, State, new_id
 from app.keys import Key
 from app.models import Job
 from app.web import sse
+from app.web.access import identity
 from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
 from app.web.bodies import NDJSON, decode_object
 from app.web.current import Site, here
@@ -44,6 +46,12 @@ class GroupPath(BaseModel):
     group: GroupName
 
 
+class WhoseQuery(Strict):
+    """Names of groups are each tenant's own."""
+
+    tenant: str | None = Field(None, description="For operators: whose group; without it, their own.")
+
+
 class GroupNotFoundError(NotFoundError):
     """No job was submitted under this name, or it is somebody else's."""
 
@@ -67,7 +75,7 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
     key = key_of_request()
     jobs = site.kernel.batches.accepted(key) if key is not None else []
     if not jobs:
-        jobs = _accept(site, offload(_read, site, request.get_data(cache=key is not None), group), key)
+        jobs = _accept(site, offload(_read, site, request.get_data(cache=key is not None), group, identity()), key)
     for model in {job.model for job in jobs}:
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
@@ -81,7 +89,7 @@ def _accept(site: Site, jobs: list[Job], key: Key | None) -> list[Job]:
     return site.kernel.batches.add(jobs, key)
 
 
-def _read(site: Site, body: bytes, group: str) -> list[Job]:
+def _read(site: Site, body: bytes, group: str, who: Identity) -> list[Job]:
     known: dict[str, tuple[str, str]] = {}
     jobs: list[Job] = []
     for number, raw in enumerate(body.splitlines(), 1):
@@ -89,13 +97,13 @@ def _read(site: Site, body: bytes, group: str) -> list[Job]:
             continue
         if len(jobs) >= MAX_LINES:
             raise InvalidRequestError(f"One request holds {MAX_LINES} jobs at most; send another with the same group.")
-        jobs.append(_job(site, raw, number, group, known))
+        jobs.append(_job(site, raw, number, group, known, who))
     if not jobs:
         raise InvalidRequestError("The body has no lines; send one JSON object a line.")
     return jobs
 
 
-def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, tuple[str, str]]) -> Job:
+def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, tuple[str, str]], who: Identity) -> Job:
     try:
         body = ChatBody.model_validate(decode_object(raw, "The line"))
         if body.session_id is not None:
@@ -104,60 +112,67 @@ def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, tuple
             )
         if body.model not in known:
             model, adapter = model_of(site.kernel, body.model)
+            who.check_model(model.name)
             known[body.model] = (model.name, adapter)
         body.settle(*known[body.model])
+        return generation(body, who, held=False, now=site.kernel.clock.now(), group_id=group, priority=BATCH_PRIORITY)
     except ValidationError as error:
         fault = explain(error)
         raise InvalidRequestError(f"Line {number}: {fault.message}", param=fault.param) from error
     except TokenyardError as error:
         error.message = f"Line {number}: {error.message}"
         raise
-    job = generation(body, held=False, now=site.kernel.clock.now(), group_id=group)
-    if "priority" not in body.model_fields_set:
-        job.priority = BATCH_PRIORITY
-    return job
 
 
 @groups.get("/groups/<group>", summary="Show a group", responses={200: GroupAnswer})
-def show_group(path: GroupPath) -> Response:
+def show_group(path: GroupPath, query: WhoseQuery) -> Response:
     """How many of its jobs there are, and how they stand. `GET /jobs?group=` lists them."""
-    return jsonify(_standing(here(), path.group))
+    return jsonify(_standing(here(), path.group, _whose(path, query)))
 
 
 @groups.delete("/groups/<group>", summary="Cancel a group", responses={200: GroupAnswer})
-def cancel_group(path: GroupPath) -> Response:
+def cancel_group(path: GroupPath, query: WhoseQuery) -> Response:
     """Ends what waits, and asks what runs to end."""
-    site = here()
-    _standing(site, path.group)
-    end_group(site, path.group)
-    return jsonify(_standing(site, path.group))
+    site, tenant = here(), _whose(path, query)
+    _standing(site, path.group, tenant)
+    end_group(site, path.group, tenant)
+    return jsonify(_standing(site, path.group, tenant))
 
 
-def end_group(site: Site, group: str) -> None:
+def end_group(site: Site, group: str, tenant: str) -> None:
     """Ends what waits, and asks what runs to end."""
-    site.kernel.dispatcher.ask_end(site.kernel.batches.end_jobs(group), State.CANCELLED)
+    site.kernel.dispatcher.ask_end(site.kernel.batches.end_jobs(group, tenant), State.CANCELLED)
 
 
 @groups.get("/groups/<group>/stream", summary="Follow a group", responses={200: {"content": stream_of(GroupEvent)}})
-def stream_group(path: GroupPath) -> Response:
+def stream_group(path: GroupPath, query: WhoseQuery) -> Response:
     """Server-sent events: how it stands, when that changed; the last one has `done`."""
-    site = here()
-    _standing(site, path.group)
-    events = _events(site, path.group)
+    site, tenant = here(), _whose(path, query)
+    _standing(site, path.group, tenant)
+    events = _events(site, path.group, tenant)
     return sse.closing(events, events)
 
 
-def _standing(site: Site, group: str) -> dict[str, Any]:
-    counts = site.kernel.batches.counts(group)
+def _whose(path: GroupPath, query: WhoseQuery) -> str:
+    who = identity()
+    if query.tenant is None or query.tenant == who.tenant:
+        return who.tenant
+    if who.scope is not None:
+        raise GroupNotFoundError(path.group)
+    return query.tenant
+
+
+def _standing(site: Site, group: str, tenant: str) -> dict[str, Any]:
+    counts = site.kernel.batches.counts(group, tenant)
     if not counts.total:
         raise GroupNotFoundError(group)
     return {"group": group, **counts._asdict()}
 
 
-def _events(site: Site, group: str) -> Generator[str, None, None]:
+def _events(site: Site, group: str, tenant: str) -> Generator[str, None, None]:
     told: dict[str, Any] = {}
     while True:
-        now = _standing(site, group)
+        now = _standing(site, group, tenant)
         if now != told:
             yield sse.frame(now | {"done": not now["open"]})
             told = now

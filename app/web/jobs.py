@@ -5,11 +5,13 @@ from datetime import UTC
 
 from flask import Response, jsonify, request
 
-from app.errors import InvalidRequestError
+from app.apikeys import Role
+from app.errors import InvalidRequestError, NotAllowedError
 from app.events import Progress
 from app.jobs import State
 from app.store import Detail
 from app.web import groups, markdown, sse
+from app.web.access import identity
 from app.web.answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, ShownAnswer, blueprint, stream_of
 from app.web.chat import frames
 from app.web.client import of_request
@@ -55,6 +57,7 @@ def list_jobs(query: JobsQuery) -> Response:
         kind=query.kind,
         model=None if query.model is None else kernel.catalog.resolve(query.model),
         group=query.group,
+        scope=identity().scope,
         since=None if since is None else since.timestamp(),
         before=query.before,
         limit=query.limit + 1,
@@ -68,7 +71,9 @@ def list_jobs(query: JobsQuery) -> Response:
 def show_job(path: JobPath, query: JobQuery) -> Response:
     """A generation with its text, or a pull with its progress. `format=html` gives the text alone, as safe HTML."""
     kernel = here().kernel
-    detail = kernel.store.get(path.id)
+    detail = kernel.store.get(path.id, identity().scope)
+    if query.traceback and identity().role is not Role.OPERATOR:
+        raise NotAllowedError("forbidden", "Where a job failed in the code is shown to operators alone.")
     shown = show(detail, traceback=query.traceback)
     if query.format == "html":
         return jsonify({"id": path.id, "html": offload(markdown.render, str(shown.get("text", "")))})
@@ -81,6 +86,7 @@ def show_job(path: JobPath, query: JobQuery) -> Response:
 def cancel_job(path: JobPath) -> Response:
     """Ends a queued job at once; a running one is asked to end. A job that is over stays as it is."""
     kernel = here().kernel
+    kernel.store.get(path.id, identity().scope)
     kernel.dispatcher.end(path.id, State.CANCELLED)
     return jsonify(show(kernel.store.get(path.id)))
 
@@ -89,7 +95,7 @@ def cancel_job(path: JobPath) -> Response:
 def stream_job(path: JobPath, query: StreamQuery) -> Response:
     """Server-sent events from `Last-Event-ID`, or `after`, on. Progress comes as events named `progress`."""
     site = here()
-    detail = site.kernel.store.get(path.id)
+    detail = site.kernel.store.get(path.id, identity().scope)
     events = follow(site.kernel, site.hub, path.id, _after(query), client=of_request())
     return sse.closing(_frames(events, detail.job.timeout, request_id()), events)
 

@@ -8,6 +8,7 @@ from flask import g, has_request_context, request
 
 from app.errors import InvalidRequestError
 from app.store import Key
+from app.web.access import identity
 
 _ALLOWED = re.compile(r"[\x21-\x7e]{1,200}")
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -30,7 +31,7 @@ def key_of_request() -> Key | None:
     number = g.setdefault("keyed", 0)
     g.keyed = number + 1
     # A blank cannot be in a key of the client's own.
-    return Key("", f"{given} {number}" if number else given, _digest())
+    return Key(identity().tenant, f"{given} {number}" if number else given, _digest())
 
 
 def _digest() -> str:

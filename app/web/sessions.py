@@ -3,6 +3,7 @@
 from flask import Response, jsonify
 from pydantic import BaseModel
 
+from app.web.access import identity
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import SessionAnswer, SessionRemovedAnswer
@@ -21,7 +22,7 @@ class SessionPath(BaseModel):
 def show_session(path: SessionPath) -> Response:
     """What was said so far. It is forgotten at `expires_at`, unless it is used before."""
     kept = here().kernel.sessions
-    row = kept.get(path.id)
+    row = kept.get(path.id, identity().tenant)
     return jsonify(
         {
             "session_id": row.id,
@@ -35,5 +36,5 @@ def show_session(path: SessionPath) -> Response:
 @sessions.delete("/sessions/<id>", summary="Forget a session", responses={200: SessionRemovedAnswer})
 def remove_session(path: SessionPath) -> Response:
     """Jobs of it that still run go on, and are not remembered."""
-    here().kernel.sessions.remove(path.id)
+    here().kernel.sessions.remove(path.id, identity().tenant)
     return jsonify({"status": "removed", "session_id": path.id})

@@ -5,6 +5,7 @@ from typing import Any
 from flask import g, has_request_context
 
 from app import abilities
+from app.apikeys import Identity, Role
 from app.errors import InvalidRequestError, UnavailableError
 from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
@@ -12,6 +13,7 @@ from app.models import Job, Model
 from app.names import check_hub_name
 from app.pulls import pull_of
 from app.sessions import KEY
+from app.web.access import identity
 from app.web.errors import request_id
 from app.web.fold import opens_thought
 from app.web.keys import key_of_request
@@ -29,10 +31,12 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     earlier = kernel.store.accepted(key) if key is not None else None
     if earlier is not None:
         return _noted(earlier)
+    who = identity()
     model, adapter = model_of(kernel, body.model)
+    who.check_model(model.name)
     body.settle(model.name, adapter)
     _check_abilities(model, body)
-    job = generation(body, held=held, now=kernel.clock.now(), thinks=opens_thought(model))
+    job = generation(body, who, held=held, now=kernel.clock.now(), thinks=opens_thought(model))
     job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
@@ -72,18 +76,31 @@ def _check_abilities(model: Model, body: GenerateBody) -> None:
         raise InvalidRequestError(refusal.reason, param=refusal.param)
 
 
-def generation(body: GenerateBody, *, held: bool, now: float, group_id: str | None = None, thinks: bool = False) -> Job:
+def generation(
+    body: GenerateBody,
+    who: Identity,
+    *,
+    held: bool,
+    now: float,
+    group_id: str | None = None,
+    thinks: bool = False,
+    priority: int | None = None,
+) -> Job:
     """The row of a generation that nobody has accepted yet; its body has the model's own name.
 
-    `thinks`: the model's template begins its thought.
+    `thinks`: the model's template begins its thought. `priority`: what it has where its body names none.
+    Raises NotAllowedError.
     """
+    said = "priority" in body.model_fields_set
+    if who.role is Role.USER:
+        body.keep_alive = None  # how long a model stays is nothing for one of those who use it
     return Job(
         id=new_id(),
         kind=body.KIND.value,
         model=body.model,
         status=State.QUEUED.value,
-        priority=body.priority,
-        tenant="",
+        priority=who.priority(body.priority if said or priority is None else priority, said=said),
+        tenant=who.tenant,
         held=held,
         timeout=body.timeout,
         expires_at=now + (body.timeout if held else body.expires_in),
@@ -104,7 +121,8 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
         return _noted(earlier)
     name = check_hub_name(kernel.catalog.download_name(body.model, gpu=_largest_gpu(kernel)))
     wanted = {"revision": body.revision, "quantize": body.quantize, "init": body.init}
-    job, pull = pull_of(name, wanted, priority=body.priority, now=kernel.clock.now(), request_id=_request_id())
+    told = {"tenant": identity().tenant, "request_id": _request_id()}
+    job, pull = pull_of(name, wanted, priority=body.priority, now=kernel.clock.now(), **told)
     kernel.limits.take(job.model, held=False)
     return _noted(kernel.dispatcher.submit(job, pull, key))
 

@@ -10,7 +10,7 @@ from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import State
-from app.web.access import gate
+from app.web.access import gate, identity
 from app.web.bodies import MAX_BODY, decode_object
 from app.web.connection import Socket
 from app.web.current import Site, here
@@ -164,13 +164,14 @@ def _act(site: Site, socket: Socket, frame: Frame) -> None:
     elif isinstance(frame, Follow):
         socket.reserve()
         try:
-            job = site.kernel.store.get(frame.job_id).job
+            job = site.kernel.store.get(frame.job_id, identity().scope).job
         except NotFoundError as error:
             error.param = "job_id"
             raise
         socket.send("accepted", frame.ref, job.id, model=job.model)
         socket.follow(frame.ref, job.id, frame.after, job.timeout)
     elif isinstance(frame, Cancel):
+        site.kernel.store.get(frame.job_id, identity().scope)
         site.kernel.dispatcher.end(frame.job_id, State.CANCELLED)
         socket.send("accepted", frame.ref, frame.job_id)
     else:

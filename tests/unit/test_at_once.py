@@ -149,7 +149,7 @@ def test_turns_of_one_conversation_that_end_at_once_are_both_remembered(database
 
         at_once(*(lambda job=job: store.finish(Outcome(job.id, 1, State.SUCCEEDED), a_result(job.id)) for job in jobs))
 
-        said = [turn["content"] for turn in sessions.get(note["id"]).history["messages"]]
+        said = [turn["content"] for turn in sessions.get(note["id"], "").history["messages"]]
         assert sorted(said) == ["Paris.", "Paris.", "a", "b"]
 
 

@@ -45,7 +45,7 @@ class Talk:
         return self._store.finish(Outcome(job.id, claimed.attempt, state), result(job, text))
 
     def said(self) -> list[dict[str, Any]]:
-        return list(self.sessions.get("s").history["messages"])
+        return list(self.sessions.get("s", "").history["messages"])
 
 
 def result(job: Job, text: str) -> Result:
@@ -130,7 +130,7 @@ def test_an_idle_session_is_forgotten(talk: Talk, database: Database) -> None:
     assert talk.sessions.prune() == 0
     age(database, 2)
     with pytest.raises(SessionNotFoundError):
-        talk.sessions.get("s")
+        talk.sessions.get("s", "")
     assert talk.ask(user("2?")).request["messages"] == [user("2?")]
     age(database, 1e6)
     assert talk.sessions.prune() == 1
@@ -142,14 +142,14 @@ def test_a_session_does_not_expire_under_a_job_that_waits(talk: Talk, database: 
     age(database, 3000)
     assert talk.sessions.prune() == 0
     talk.answer(job, ".")
-    assert talk.sessions.get("s").used_at == pytest.approx(time.time(), abs=5)
+    assert talk.sessions.get("s", "").used_at == pytest.approx(time.time(), abs=5)
 
 
 def test_a_session_that_was_forgotten_under_a_job_stays_so(talk: Talk) -> None:
     job = talk.ask(user("1?"))
-    talk.sessions.remove("s")
+    talk.sessions.remove("s", "")
     with pytest.raises(SessionNotFoundError):
-        talk.sessions.remove("s")
+        talk.sessions.remove("s", "")
     fresh = talk.ask(user("2?"))
     assert talk.answer(job, "1.")
     assert talk.said() == []
@@ -163,12 +163,12 @@ def test_a_job_that_is_not_accepted_begins_no_session(talk: Talk, store: Store) 
     with pytest.raises(sa.exc.IntegrityError):
         talk.ask(user("?"), id=job.id)
     with pytest.raises(SessionNotFoundError):
-        talk.sessions.get("s")
+        talk.sessions.get("s", "")
 
 
 def test_tenants_do_not_hear_each_other(talk: Talk) -> None:
     talk.answer(talk.ask(user("secret?"), tenant="a"), "secret.")
     assert talk.ask(user("?"), tenant="b").request["messages"] == [user("?")]
     with pytest.raises(SessionNotFoundError):
-        talk.sessions.get("s")
+        talk.sessions.get("s", "")
     assert talk.sessions.get("s", tenant="a").history["messages"] == [user("secret?"), assistant("secret.")]

@@ -7,6 +7,7 @@ from app.errors import InvalidRequestError, JobNotFoundError
 from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
+from app.web.access import identity
 from app.web.fold import Fold
 
 
@@ -20,7 +21,7 @@ def recalled(kernel: Kernel, context: list[int]) -> list[dict[str, Any]]:
     if len(context) != 16 or not all(0 <= number < 256 for number in context):
         raise InvalidRequestError("context: not one that this server gave; leave it out.", param="context")
     try:
-        detail = kernel.store.get(bytes(context).hex())
+        detail = kernel.store.get(bytes(context).hex(), identity().scope)
     except JobNotFoundError:
         raise _gone() from None
     job, result = detail.job, detail.result

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 from flask import Response, jsonify
 from pydantic import BaseModel, Field
 
+from app.apikeys import Identity
 from app.batches import Counts, Stage
 from app.errors import InvalidRequestError
 from app.jobs import new_id
-from app.keys import Key
 from app.models import Batch
+from app.web.access import identity
 from app.web.current import Site, here
 from app.web.dialect import Lenient
 from app.web.groups import end_group
-from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.openai import lines
 from app.web.openai.answers import BatchAnswer, BatchesAnswer, blueprint
@@ -66,20 +66,19 @@ class BatchesQuery(Lenient):
 @batches.post("/v1/batches", summary="Run a file of requests", responses={200: BatchAnswer})
 def create_batch(body: BatchBody) -> Response:
     """Answers when every line is in the queue, or when the file was refused: then its status is `failed`."""
-    site, key = here(), key_of_request()
-    if (earlier := site.kernel.batches.group_of(key)) is not None:
-        return jsonify(_current(site, earlier))
+    site = here()
     if body.endpoint not in ENDPOINTS:
         raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
+    who = identity()
     now, seconds = time.time(), body.seconds()
-    file = site.kernel.files.get(body.input_file_id)
+    file = site.kernel.files.get(body.input_file_id, who.tenant)
     path = site.kernel.files.path(file)
     count, errors = offload(lines.check, path, body.endpoint)
     if not errors:
         site.kernel.limits.take("", held=False, jobs=count)
     batch = Batch(
         id=f"batch_{new_id()}",
-        tenant="",
+        tenant=who.tenant,
         endpoint=body.endpoint,
         input_file_id=file.id,
         completion_window=body.completion_window,
@@ -93,22 +92,21 @@ def create_batch(body: BatchBody) -> Response:
     if errors:
         site.kernel.batches.refuse(batch.id, errors)
     else:
-        _fill(site, path, batch, key)
+        _fill(site, path, batch, who)
     for model in site.kernel.batches.models(batch.id):
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
-    return jsonify(_current(site, site.kernel.batches.group_of(key) or batch.id))
+    return jsonify(_current(site, batch.id))
 
 
-def _fill(site: Site, path: Path, batch: Batch, key: Key | None) -> None:
+def _fill(site: Site, path: Path, batch: Batch, who: Identity) -> None:
     """Reads the file a second time: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
     try:
-        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch), key)
+        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch, who))
     except Exception:
         message = "The server could not queue all lines. Create the batch again."
         site.kernel.batches.refuse(batch.id, [lines.error(None, "interrupted", message, None)])
-        if site.kernel.batches.group_of(key) is None:  # else the same request came twice at once: the other has them
-            raise
+        raise
     site.kernel.batches.open(batch.id)
 
 
@@ -116,8 +114,10 @@ def _fill(site: Site, path: Path, batch: Batch, key: Key | None) -> None:
 def list_batches(query: BatchesQuery) -> Response:
     """Newest first."""
     site = here()
-    page = site.kernel.batches.page(after=query.after, limit=query.limit + 1)
-    return jsonify(listing([_show(batch, site.kernel.batches.counts(batch.id)) for batch in page], query.limit))
+    page = site.kernel.batches.page(identity().scope, after=query.after, limit=query.limit + 1)
+    return jsonify(
+        listing([_show(batch, site.kernel.batches.counts(batch.id, batch.tenant)) for batch in page], query.limit)
+    )
 
 
 @batches.get("/v1/batches/<id>", summary="Show a batch", responses={200: BatchAnswer})
@@ -130,13 +130,14 @@ def show_batch(path: BatchPath) -> Response:
 def cancel_batch(path: BatchPath) -> Response:
     """Lines that have ended keep their results."""
     site = here()
-    site.kernel.batches.cancel(path.id)
-    end_group(site, path.id)  # where this process dies before, the sweep does it
+    batch = site.kernel.batches.cancel(path.id, identity().scope)
+    end_group(site, path.id, batch.tenant)  # where this process dies before, the sweep does it
     return jsonify(_current(site, path.id))
 
 
 def _current(site: Site, batch_id: str) -> dict[str, Any]:
-    return _show(site.kernel.batches.get(batch_id), site.kernel.batches.counts(batch_id))
+    batch = site.kernel.batches.get(batch_id, identity().scope)
+    return _show(batch, site.kernel.batches.counts(batch.id, batch.tenant))
 
 
 def _show(batch: Batch, counts: Counts) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from app.errors import InvalidRequestError
 from app.files import FileNotFoundInStoreError
 from app.models import Batch, File
 from app.store import Detail
+from app.web.access import identity
 from app.web.current import Site, here
 from app.web.dialect import Lenient
 from app.web.offload import offload
@@ -40,7 +41,7 @@ class FilePath(BaseModel):
 
 
 class FilesQuery(Lenient):
-    """Which files to list."""
+    """Which files to list, newest first."""
 
     purpose: str | None = None
     after: str | None = None
@@ -57,14 +58,13 @@ def upload_file() -> Response:
     if upload is None:
         raise InvalidRequestError("Send the file as the part 'file' of a multipart form.", param="file")
     # save() copies in blocks; under gevent it runs in the pool with the rest.
-    return jsonify(show(here().kernel.files.add(upload.filename or "file", purpose, upload.save)))
+    return jsonify(show(here().kernel.files.add(upload.filename or "file", purpose, upload.save, identity().tenant)))
 
 
 @files.get("/v1/files", summary="List files", responses={200: FilesAnswer})
 def list_files(query: FilesQuery) -> Response:
     """What was uploaded."""
-    newest = query.order == "desc"
-    page = here().kernel.files.page(purpose=query.purpose, after=query.after, limit=query.limit + 1, newest=newest)
+    page = here().kernel.files.page(identity().tenant, purpose=query.purpose, after=query.after, limit=query.limit + 1)
     return jsonify(listing([show(file) for file in page], query.limit))
 
 
@@ -73,7 +73,9 @@ def show_file(path: FilePath) -> Response:
     """An upload, or an output of a batch."""
     site = here()
     batch = _batch_of(site, path.id)
-    return jsonify(_show_output(path.id, batch) if batch is not None else show(site.kernel.files.get(path.id)))
+    return jsonify(
+        _show_output(path.id, batch) if batch is not None else show(site.kernel.files.get(path.id, identity().tenant))
+    )
 
 
 @files.get("/v1/files/<id>/content", summary="Download a file", responses={200: BYTES})
@@ -83,7 +85,7 @@ def download_file(path: FilePath) -> Response:
     batch = _batch_of(site, path.id)
     if batch is not None:
         return Response(_told(site, path.id, batch), mimetype="application/octet-stream")
-    source = _opened(site, site.kernel.files.get(path.id))
+    source = _opened(site, site.kernel.files.get(path.id, identity().tenant))
     response = Response(_bytes(source), mimetype="application/octet-stream")
     response.call_on_close(source.close)
     return response
@@ -92,7 +94,7 @@ def download_file(path: FilePath) -> Response:
 @files.delete("/v1/files/<id>", summary="Delete a file", responses={200: DeletedAnswer})
 def delete_file(path: FilePath) -> Response:
     """Forgets an upload."""
-    here().kernel.files.remove(path.id)
+    here().kernel.files.remove(path.id, identity().tenant)
     return jsonify({"id": path.id, "object": "file", "deleted": True})
 
 
@@ -130,7 +132,7 @@ def _batch_of(site: Site, file_id: str) -> Batch | None:
     for word in (OUTPUT, ERRORS):
         if file_id.startswith(word):
             try:
-                return site.kernel.batches.get(file_id.removeprefix(word))
+                return site.kernel.batches.get(file_id.removeprefix(word), identity().scope)
             except BatchNotFoundError:
                 raise FileNotFoundInStoreError(file_id) from None
     return None

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from app.errors import Failure, InvalidRequestError, ModelNotDownloadedError, TokenyardError
+from app.apikeys import Identity
+from app.errors import InvalidRequestError, ModelNotDownloadedError, NotAllowedError, TokenyardError
 from app.events import Ended, Log
 from app.jobs import BATCH_PRIORITY, State
 from app.kernel import Kernel
@@ -15,11 +16,11 @@ from app.models import Batch, Job, Model
 from app.results import usage_of
 from app.store import Detail
 from app.web.bodies import MAX_BODY, decode_object
-from app.web.errors import STATUSES, Fault, failure_of, translating
+from app.web.errors import STATUSES, translating
 from app.web.fold import opens_thought
 from app.web.openai import chat, completions
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
-from app.web.openai.shapes import refusal
+from app.web.openai.shapes import failed
 from app.web.schemas import GenerateBody
 from app.web.submit import generation, model_of
 
@@ -96,29 +97,32 @@ def _check_fields(line: dict[str, Any], endpoint: str) -> None:
         raise InvalidRequestError("body must be an object.", param="body")
 
 
-def jobs(kernel: Kernel, path: Path, batch: Batch) -> Iterator[Job]:
+def jobs(kernel: Kernel, path: Path, batch: Batch, who: Identity) -> Iterator[Job]:
     """A job for each line. One whose body is refused has failed already, and is told with the others."""
     known: dict[str, tuple[Model, str]] = {}
     with path.open("rb") as file:
         for _, raw in _numbered(file):
-            yield _job(kernel, decode_object(raw, "The line"), batch, known)
+            yield _job(kernel, decode_object(raw, "The line"), batch, known, who)
 
 
-def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, tuple[Model, str]]) -> Job:
+def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, tuple[Model, str]], who: Identity) -> Job:
     try:
         with translating():
             body = _translated(line["body"], batch.endpoint)
         if body.model not in known:
             known[body.model] = model_of(kernel, body.model)
         model, adapter = known[body.model]
+        who.check_model(model.name)
         body.settle(model.name, adapter)
-    except (InvalidRequestError, ModelNotDownloadedError) as error:
-        job = generation(_refused(line["body"]), held=False, now=kernel.clock.now(), group_id=batch.id)
+    except (InvalidRequestError, ModelNotDownloadedError, NotAllowedError) as error:
+        job = generation(_refused(line["body"]), Identity(), held=False, now=kernel.clock.now(), group_id=batch.id)
         job.status, job.finished_at = State.FAILED.value, job.created_at
         job.error_code, job.error_message = error.code, error.message
     else:
-        job = generation(body, held=False, now=kernel.clock.now(), group_id=batch.id, thinks=opens_thought(model))
-    job.priority, job.expires_at, job.tenant = BATCH_PRIORITY, batch.expires_at, batch.tenant
+        job = generation(
+            body, Identity(), held=False, now=kernel.clock.now(), group_id=batch.id, thinks=opens_thought(model)
+        )
+    job.priority, job.expires_at, job.tenant = max(BATCH_PRIORITY, who.top_priority), batch.expires_at, batch.tenant
     job.request = {**job.request, LINE: line["custom_id"]}
     return job
 
@@ -156,21 +160,15 @@ def output(detail: Detail, endpoint: str) -> bytes:
 def problem(detail: Detail, _endpoint: str) -> bytes:
     """The line of a job that did not."""
     job = detail.job
-    if job.status == State.CANCELLED:
-        return _line(job, None, {"code": "batch_cancelled", "message": "The batch was cancelled before this request."})
-    if job.status == State.TIMED_OUT and not _ran_out(job):
+    if job.status == State.TIMED_OUT:
         message = "This request could not be executed before the completion window expired."
         return _line(job, None, {"code": "batch_expired", "message": message})
-    ended = Ended(0, job.status, code=job.error_code or "", message=job.error_message or "")
-    failure = failure_of(ended, job.timeout) or Failure("internal", "")
-    body, status = refusal(Fault(failure.code, failure.message, None, STATUSES.get(failure.code, 500)))
+    if job.status == State.CANCELLED:
+        return _line(job, None, {"code": "batch_cancelled", "message": "The batch was cancelled before this request."})
+    code = job.error_code or "internal"
+    status = 404 if code == "model_not_downloaded" else STATUSES.get(code, 500)
+    body = {"error": failed(code, job.error_message or "", status)}
     return _line(job, {"status_code": status, "request_id": job.id, "body": body}, None)
-
-
-def _ran_out(job: Job) -> bool:
-    """Whether its own timeout ended a line, and not the window, which covers waiting alone."""
-    started, ended = job.started_at, job.finished_at or 0.0
-    return started is not None and (ended < job.expires_at or ended - started >= job.timeout)
 
 
 def _line(job: Job, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:

@@ -9,6 +9,7 @@ from app.jobs import TERMINAL, State
 from app.models import Job
 from app.store import Detail
 from app.web import sse
+from app.web.access import identity
 from app.web.client import of_request
 from app.web.current import Site, here
 from app.web.errors import translating
@@ -92,7 +93,7 @@ def list_input_items(path: ResponsePath) -> Response:
 
 def _get(site: Site, response_id: str) -> Detail:
     try:
-        detail = site.kernel.store.get(response_id.removeprefix(PREFIX))
+        detail = site.kernel.store.get(response_id.removeprefix(PREFIX), identity().scope)
     except JobNotFoundError:
         raise ResponseNotFoundError(response_id) from None
     if not response_id.startswith(PREFIX) or KEPT not in detail.job.request:

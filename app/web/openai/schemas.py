@@ -61,7 +61,7 @@ class Sampled(Lenient):
             "stop": self.stop or None,
             "timeout": self.timeout,
             "detach": self.detach,
-            "priority": self.priority,
+            "priority": self.priority if "priority" in self.model_fields_set else None,
             # vLLM says -1 where we say 0: off.
             "top_k": None if self.top_k is None else max(self.top_k, 0),
             "min_p": self.min_p,

@@ -380,3 +380,15 @@ def test_an_event_behind_a_gap_is_refused(kernel: Kernel, desk: Desk) -> None:
     assert kernel.bus.append("n", [gap]) == [gap]
     assert kernel.bus.append("n", [Entry(job_id, 1, Token(1, "a")), gap]) == []
     assert kernel.bus.append("n", [gap]) == [gap]
+
+
+def test_an_engine_is_told_whose_request_it_is(desk: Desk, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    salts: list[str] = []
+    submit = worker.garage.engine.submit
+    monkeypatch.setattr(worker.garage.engine, "submit", lambda request: salts.append(request.salt) or submit(request))
+    for tenant in ("alice", ""):
+        job_id = desk.submit(2, tenant=tenant)
+        worker.take(job_id)
+        desk.ended(job_id)
+
+    assert salts == ["alice", ""]

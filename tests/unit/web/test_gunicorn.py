@@ -97,6 +97,7 @@ class Wire:
         with contextlib.suppress(ConnectionClosed):
             self.socket.close()
         self.socket.thread.join(timeout=5)
+        self.socket.sock.close()  # the library leaves it open where the server closed first
 
 
 @pytest.fixture
@@ -154,7 +155,32 @@ def test_a_socket_may_say_first_who_it_is(kernel: Kernel, broker: Broker, tmp_pa
         silent = Wire(url)
         with pytest.raises(ConnectionClosed):
             silent.hear()
+        silent.close()
         assert time.monotonic() - began > 4
+
+
+def test_a_socket_neither_follows_nor_ends_what_is_another_s(kernel: Kernel, broker: Broker, tmp_path: Path) -> None:
+    with serving(broker, tmp_path, API_KEY="sesame") as (url, _):
+        alice, bob = (Wire(url, _bearer(kernel.api_keys.create(name, Role.USER))) for name in ("alice", "bob"))
+        alice.say(type="generate", ref=1, **CHAT)
+        job_id = alice.hear()["job_id"]
+        unknown = job_id[:-1] + ("0" if job_id[-1] != "0" else "1")
+        for kind in ("follow", "cancel"):
+            for wanted in (job_id, unknown):
+                bob.say(type=kind, ref=wanted, job_id=wanted)
+            theirs, nobodys = bob.hear(), bob.hear()
+            assert theirs["error"]["code"] == "job_not_found"
+            assert json.dumps(theirs).replace(job_id, "…") == json.dumps(nobodys).replace(unknown, "…")
+        assert kernel.store.get(job_id).job.status == "queued"
+        alice.say(type="cancel", ref=2, job_id=job_id)
+        assert alice.hear()["type"] in ("accepted", "error")
+        until(lambda: kernel.store.get(job_id).job.status == "cancelled")
+        alice.close()
+        bob.close()
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _is_shown_out(wire: Wire, **frame: Any) -> None:
