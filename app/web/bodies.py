@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from flask import Flask, request
 from flask.json.provider import DefaultJSONProvider
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.errors import InvalidRequestError
 
@@ -125,9 +125,18 @@ def _check() -> None:
         return
     if not request.content_length and not request.headers.get("Transfer-Encoding"):
         return  # some routes need no body; where one is needed, its model says so
+    whole()
     # Raises 400 and 415, with their reasons. Ollama asks for no content type, and its users' curl lines send none.
     if not isinstance(request.get_json(force=request.path.startswith("/api/")), dict):
         raise InvalidRequestError("The body must be a JSON object.")
+
+
+def whole(*, cache: bool = True) -> bytes:
+    """The body, no longer than it may be: of one without a length, werkzeug would give the beginning. Raises 413."""
+    body = request.get_data(cache=cache)
+    if request.content_length is None and len(body) >= (request.max_content_length or MAX_BODY):
+        raise RequestEntityTooLarge
+    return body
 
 
 def _is_large() -> bool:

@@ -11,7 +11,7 @@ from simple_websocket import ConnectionClosed
 from app.errors import InvalidRequestError, TokenyardError
 from app.events import Ended, Event, Progress, Token
 from app.web.current import Site
-from app.web.errors import failure_of
+from app.web.errors import failure_of, shortened
 from app.web.stream import follow
 from app.web.views import counts, unusual
 
@@ -113,7 +113,8 @@ class Socket:
         self, ref: str | int | None, job_id: str | None, code: str, message: str, param: str | None = None, **seq: int
     ) -> None:
         """Sends an error frame."""
-        self.send("error", ref, job_id, error={"code": code, "message": message, "param": param}, **seq)
+        error = {"code": code, "message": shortened(message), "param": param}
+        self.send("error", ref, job_id, error=error, **seq)
 
     def follow(self, ref: str | int | None, job_id: str, after: int, timeout: float) -> None:
         """Sends a job's events, from a thread of their own."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import structlog
 from flask import Flask, Response, current_app, g, jsonify, request
+from gunicorn.http.errors import ChunkMissingTerminator, InvalidChunkExtension, InvalidChunkSize, NoMoreData
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -63,6 +64,7 @@ STATUSES = {
     "database_unavailable": 503,
 }
 RETRY_AFTER = 5
+MAX_MESSAGE = 1000
 #: Where an application keeps the shapes of its dialects' errors, by the beginning of their paths.
 SHAPES = "tokenyard_error_shapes"
 
@@ -145,7 +147,7 @@ def respond(
     code: str, message: str, param: str | None = None, *, status: int | None = None, retry_after: int | None = None
 ) -> Response:
     """An error as a whole response, in the words of the dialect that was spoken to."""
-    body, status = _shape()(Fault(code, message, param, status or STATUSES.get(code, 500)))
+    body, status = _shape()(Fault(code, shortened(message), param, status or STATUSES.get(code, 500)))
     response = jsonify(body)
     response.status_code = status
     if retry_after is not None or response.status_code == 503:
@@ -153,6 +155,11 @@ def respond(
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
+
+
+def shortened(message: str) -> str:
+    """A message that may repeat what was sent, but no page of it."""
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}…"
 
 
 def failure_of(ended: Ended, timeout: float) -> Failure | None:
@@ -237,6 +244,12 @@ def register(app: Flask) -> None:
         if allowed:
             response.headers["Allow"] = allowed
         return response
+
+    def _broken(_: Exception) -> Response:
+        return respond("invalid_request", "The body breaks off, or its chunks are none.")
+
+    for broken in (InvalidChunkSize, InvalidChunkExtension, ChunkMissingTerminator, NoMoreData):
+        app.register_error_handler(broken, _broken)
 
     @app.errorhandler(Exception)
     def _unknown(error: Exception) -> Response:

@@ -15,7 +15,7 @@ from app.models import Job
 from app.web import sse
 from app.web.access import identity
 from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
-from app.web.bodies import NDJSON, decode_object
+from app.web.bodies import NDJSON, decode_object, whole
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
 from app.web.keys import key_of_request
@@ -75,7 +75,7 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
     key = key_of_request()
     jobs = site.kernel.batches.accepted(key) if key is not None else []
     if not jobs:
-        jobs = _accept(site, offload(_read, site, request.get_data(cache=key is not None), group, identity()), key)
+        jobs = _accept(site, offload(_read, site, whole(cache=key is not None), group, identity()), key)
     for model in {job.model for job in jobs}:
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)

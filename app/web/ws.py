@@ -28,10 +28,14 @@ PATIENCE = 5.0
 #: A close's code for who may not be here (RFC 6455, 7.4.1).
 POLICY = 1008
 
-#: It comes back on every frame, so it is short.
+#: They come back on every frame, so they are short.
 MAX_REF = 256
+MAX_ID = 64
 
 Ref = Annotated[str, Field(max_length=MAX_REF)] | Annotated[int, Field(ge=-MAX_SEQ, le=MAX_SEQ)] | None
+
+
+JobId = Annotated[str, Field(max_length=MAX_ID)]
 
 
 class Auth(Strict):
@@ -54,7 +58,7 @@ class Follow(Strict):
 
     type: Literal["follow"]
     ref: Ref = None
-    job_id: str
+    job_id: JobId
     after: Seq = 0
 
 
@@ -63,7 +67,7 @@ class Cancel(Strict):
 
     type: Literal["cancel"]
     ref: Ref = None
-    job_id: str
+    job_id: JobId
 
 
 class Ping(Strict):
@@ -121,9 +125,8 @@ def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:
         _act(site, socket, _parse(fields))
     except TokenyardError as error:
         job_id = fields.get("job_id")
-        socket.fail(
-            _ref_of(fields), job_id if isinstance(job_id, str) else None, error.code, error.message, error.param
-        )
+        known = job_id if isinstance(job_id, str) and len(job_id) <= MAX_ID else None
+        socket.fail(_ref_of(fields), known, error.code, error.message, error.param)
     except ConnectionClosed:
         raise
     except Exception as error:  # one frame's fault must not end the other jobs of the socket

@@ -1,0 +1,105 @@
+"""Bad input by hand (tests/badinput.py), against the running site: told at once, in its shape, and harmless."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from websocket import WebSocket, WebSocketConnectionClosedException, create_connection
+
+from tests import badinput
+from tests.badinput import BROKEN, CASES, FRAMES, GOOD, RAW, Case
+from tests.stack import Stack
+
+#: Seconds until an answer must be there. On a machine that is busy with something else, the second try counts.
+AT_ONCE = 2.0
+
+
+@pytest.fixture(scope="module")
+def http(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.url, timeout=AT_ONCE, trust_env=False) as client:
+        yield client
+
+
+def still_serves(http: httpx.Client) -> None:
+    answer = http.post("/chat", json=GOOD, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["message"]["content"] == "t0 t1"
+
+
+def sent(http: httpx.Client, case: Case) -> httpx.Response:
+    request = http.build_request(case.method, case.path, content=case.body or None, headers=case.headers)
+    try:
+        return http.send(request)
+    except httpx.ReadTimeout:
+        return http.send(request)
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) + len(FRAMES) + len(BROKEN) + len(RAW) > 400
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.path[:30]}: {case.name}")
+def test_a_bad_request(http: httpx.Client, stack: Stack, case: Case) -> None:
+    response = sent(http, case)
+    assert badinput.faults_of(case, response) == [], response.text[:500]
+    assert str(stack.folder) not in response.text
+    still_serves(http)
+
+
+@pytest.fixture
+def wire(stack: Stack) -> Iterator[WebSocket]:
+    wire = create_connection(stack.url.replace("http", "ws") + "/ws", timeout=AT_ONCE * 2)
+    yield wire
+    wire.close()
+
+
+def heard(wire: WebSocket) -> dict[str, Any]:
+    frame: dict[str, Any] = json.loads(wire.recv())
+    return frame
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_bad_frame(wire: WebSocket, stack: Stack, name: str) -> None:
+    raw, code = FRAMES[name]
+    (wire.send_binary if name.startswith("as bytes") else wire.send)(raw)
+    answer = heard(wire)
+    assert (answer["type"], answer["error"]["code"]) == ("error", code)
+    assert set(answer["error"]) == {"code", "message", "param"}
+    assert not any(word in json.dumps(answer) for word in (*badinput.INSIDES, str(stack.folder)))
+    assert len(json.dumps(answer)) < 4096
+    wire.send(json.dumps({"type": "ping", "ref": 1}))
+    assert heard(wire) == {"type": "pong", "ref": 1, "job_id": None}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_bytes_that_are_no_frames_close_the_socket(wire: WebSocket, http: httpx.Client, name: str) -> None:
+    raw, codes = BROKEN[name]
+    wire.sock.sendall(raw)
+    began = time.monotonic()
+    try:
+        while (frame := wire.recv_frame()).opcode != 0x8:
+            assert time.monotonic() - began < AT_ONCE * 2
+        assert int.from_bytes(frame.data[:2], "big") in codes
+    except (WebSocketConnectionClosedException, ConnectionError):
+        pytest.fail("closed without a word")
+    still_serves(http)
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_bytes_that_are_no_request(stack: Stack, http: httpx.Client, name: str) -> None:
+    raw, wanted = RAW[name]
+    status, answer = badinput.exchange(stack.url, raw)
+    assert status == wanted, answer
+    assert badinput.shape_of(answer) == "native"
+    assert not any(word in json.dumps(answer) for word in badinput.INSIDES)
+    still_serves(http)
+
+
+def test_nothing_of_it_reached_the_logs_as_a_crash(stack: Stack) -> None:
+    text = (stack.folder / "web.log").read_text()
+    assert "Traceback" not in text
+    assert "request_failed" not in text
+    assert "frame_failed" not in text
