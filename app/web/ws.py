@@ -33,8 +33,6 @@ MAX_REF = 256
 MAX_ID = 64
 
 Ref = Annotated[str, Field(max_length=MAX_REF)] | Annotated[int, Field(ge=-MAX_SEQ, le=MAX_SEQ)] | None
-
-
 JobId = Annotated[str, Field(max_length=MAX_ID)]
 
 
