@@ -76,7 +76,10 @@ def ledger(yard: Yard) -> Iterator[Ledger]:
 
 @pytest.fixture(params=["scripted", pytest.param("smollm2", marks=pytest.mark.faults)])
 def model(request: pytest.FixtureRequest, yard: Yard) -> Iterator[Paced]:
-    """Whose answers break: the scripted engine's, or llama.cpp's, which is in both workers' memory meanwhile."""
+    """Whose answers break: the scripted engine's, or llama.cpp's, which is in both workers' memory meanwhile.
+
+    Ask for it before the ledger, which counts every job from its own beginning.
+    """
     if request.param == "scripted":
         yield SCRIPTED
         return

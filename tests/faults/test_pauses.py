@@ -15,7 +15,7 @@ HERE, ELSEWHERE, ALONE = 2.0, 20.0, 5.0
 
 def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tuple[float, float]:
     """The longest pause of the jobs whose worker was killed, and of those whose worker was not."""
-    jobs = [ledger.submit(**model.long) for _ in range(SLOTS + 4)]  # more than one of them can hold
+    jobs = [ledger.submit(**model.long) for _ in range(SLOTS)]  # what one of them can hold
     for job_id in jobs:
         ledger.emitted(job_id, 10)
     hit = {job_id for job_id in jobs if yard.owner(job_id) == victim}
@@ -32,7 +32,7 @@ def _pause(ledger: Ledger, jobs: set[str]) -> float:
     return max(follower.pause for job_id in jobs for follower in ledger.of(job_id))
 
 
-def test_with_a_warm_peer_on_the_host(yard: Yard, ledger: Ledger, model: Paced) -> None:
+def test_with_a_warm_peer_on_the_host(yard: Yard, model: Paced, ledger: Ledger) -> None:
     pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
     ledger.hold()
     assert pause <= HERE + noise
@@ -57,7 +57,7 @@ def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger) -> None:
     assert pause <= ELSEWHERE + noise
 
 
-def test_of_a_worker_that_was_alone(yard: Yard, ledger: Ledger, model: Paced) -> None:
+def test_of_a_worker_that_was_alone(yard: Yard, model: Paced, ledger: Ledger) -> None:
     with yard.holding("cpu.1"):
         yard.kill("cpu.1")
         job_id = ledger.submit(**model.long)

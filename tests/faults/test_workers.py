@@ -11,7 +11,7 @@ from tests.faults.yard import WORKERS, Paced, Yard
 from tests.stack import eventually
 
 
-def test_a_worker_killed_before_the_first_token(yard: Yard, ledger: Ledger, model: Paced) -> None:
+def test_a_worker_killed_before_the_first_token(yard: Yard, model: Paced, ledger: Ledger) -> None:
     job_id = ledger.submit(**model.late)
     owner = yard.owner(job_id)
     with ledger.flowing():
@@ -21,7 +21,7 @@ def test_a_worker_killed_before_the_first_token(yard: Yard, ledger: Ledger, mode
     assert (yard.job(job_id)["status"], yard.job(job_id)["losses"]) == ("succeeded", 1)
 
 
-def test_a_worker_killed_in_mid_stream(yard: Yard, ledger: Ledger, model: Paced) -> None:
+def test_a_worker_killed_in_mid_stream(yard: Yard, model: Paced, ledger: Ledger) -> None:
     jobs = [ledger.submit(**model.long) for _ in range(4)]
     for job_id in jobs:
         ledger.emitted(job_id, 10)
@@ -43,7 +43,7 @@ def test_a_worker_killed_at_the_commit_of_the_result(yard: Yard, ledger: Ledger)
     assert yard.job(job_id)["status"] == "succeeded"
 
 
-def test_an_engine_killed_in_mid_stream(yard: Yard, ledger: Ledger, model: Paced) -> None:
+def test_an_engine_killed_in_mid_stream(yard: Yard, model: Paced, ledger: Ledger) -> None:
     job_id = ledger.submit(**model.long)
     ledger.emitted(job_id, 10)
     owner = yard.owner(job_id)
@@ -57,7 +57,7 @@ def test_an_engine_killed_in_mid_stream(yard: Yard, ledger: Ledger, model: Paced
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_worker_asked_to_end_hands_its_jobs_over(yard: Yard, ledger: Ledger, model: Paced, times: int) -> None:
+def test_a_worker_asked_to_end_hands_its_jobs_over(yard: Yard, model: Paced, ledger: Ledger, times: int) -> None:
     job_id = ledger.submit(**model.long)
     ledger.emitted(job_id, 10)
     owner = yard.owner(job_id)

@@ -55,7 +55,7 @@ SCRIPTED = Paced(
     {"max_tokens": 60, "scripted_tokens_per_second": 20}, {"max_tokens": 3, "scripted_tokens_per_second": 0.5}
 )
 REAL = Paced(
-    {"model": "smollm2", "max_tokens": 500, "ignore_eos": True},
+    {"model": "smollm2", "max_tokens": 200, "ignore_eos": True},
     {"model": "smollm2", "max_tokens": 20, "ignore_eos": True, "text": "and so on " * 1500},
 )
 
