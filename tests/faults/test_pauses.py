@@ -35,7 +35,7 @@ def _pause(ledger: Ledger, jobs: set[str]) -> float:
 def test_with_a_warm_peer_on_the_host(yard: Yard, model: Paced, ledger: Ledger) -> None:
     pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
     ledger.hold()
-    assert pause <= HERE + noise
+    judge(pause, HERE, noise)
 
 
 def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger) -> None:
@@ -54,7 +54,7 @@ def test_with_a_warm_peer_elsewhere(yard: Yard, ledger: Ledger) -> None:
         for name in (*WORKERS, "keeper"):
             yard.kill(name)
     yard.ready()
-    assert pause <= ELSEWHERE + noise
+    judge(pause, ELSEWHERE, noise)
 
 
 def test_of_a_worker_that_was_alone(yard: Yard, model: Paced, ledger: Ledger) -> None:
@@ -69,7 +69,13 @@ def test_of_a_worker_that_was_alone(yard: Yard, model: Paced, ledger: Ledger) ->
         name = yard.job(job_id)["model"]
         [load] = [m["load_duration"] / 1e9 for m in yard.http.get("/models").json()["models"] if m["model"] == name]
     ledger.hold()
-    assert _pause(ledger, {job_id}) <= load + ALONE + noise
+    judge(_pause(ledger, {job_id}), load + ALONE, noise)
+
+
+def judge(pause: float, allowed: float, noise: float) -> None:
+    """Says what was measured, with `-s` also of what passes; all in seconds."""
+    print(f"\na pause of {pause:.2f} s; {allowed:.2f} s are allowed, and the machine was late by {noise:.2f} s")
+    assert pause <= allowed + noise
 
 
 def _waited(pid: int) -> float:
