@@ -56,7 +56,7 @@ SCRIPTED = Paced(
 )
 REAL = Paced(
     {"model": "smollm2", "max_tokens": 200, "ignore_eos": True},
-    {"model": "smollm2", "max_tokens": 20, "ignore_eos": True, "text": "and so on " * 1500},
+    {"model": "smollm2", "max_tokens": 20, "ignore_eos": True, "text": "and so on " * 500},
 )
 
 
