@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from app.broker import CONNECTIONS
 from app.events import Log
 from app.jobs import TERMINAL
 from tests.faults.followers import WELL, Follower, HeldChat, SocketFollower, SseFollower, Transcript
@@ -19,8 +20,8 @@ from tests.stack import eventually
 
 #: G1: seconds that a job may take beyond its deadline; and how long a test waits for what has none to speak of.
 GRACE = 60.0
-#: G7: what a process may have more than before: a connection that a busy moment opened, a thread that sleeps.
-MORE_FILES, MORE_THREADS, MORE_MEMORY = 16, 8, 64 * 2**20
+#: G7: what a process may have more than before: connections that a busy moment opened, a thread that sleeps.
+MORE_FILES, MORE_THREADS, MORE_MEMORY = CONNECTIONS + 8, 8, 64 * 2**20
 
 
 class Ledger:

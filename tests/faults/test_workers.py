@@ -73,7 +73,7 @@ def test_a_worker_asked_to_end_hands_its_jobs_over(yard: Yard, model: Paced, led
 def test_a_worker_cut_off_from_the_broker_stops_and_another_goes_on(yard: Yard, ledger: Ledger, seconds: int) -> None:
     """`seconds`: how long the network stays silent at least. What was on its way arrives when it is well again."""
     until = time.monotonic() + seconds
-    job_id = ledger.submit(max_tokens=max(200, 40 * seconds), scripted_tokens_per_second=20)
+    job_id = ledger.submit(max_tokens=max(200, 40 * seconds), scripted_tokens_per_second=20, timeout=300)
     ledger.emitted(job_id, 10)
     owner = yard.owner(job_id)
     lost = yard.processes[owner]
