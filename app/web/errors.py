@@ -65,6 +65,8 @@ STATUSES = {
 }
 RETRY_AFTER = 5
 MAX_MESSAGE = 1000
+#: OpenAI's clients send again what got 408 or 409. These would only run a second time what was ended, or fail again.
+_FINAL = {"timed_out", "cancelled", "idempotency_conflict"}
 #: Where an application keeps the shapes of its dialects' errors, by the beginning of their paths.
 SHAPES = "tokenyard_error_shapes"
 
@@ -152,6 +154,8 @@ def respond(
     response.status_code = status
     if retry_after is not None or response.status_code == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER if retry_after is None else retry_after)
+    if code in _FINAL:
+        response.headers["X-Should-Retry"] = "false"
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

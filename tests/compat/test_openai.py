@@ -69,12 +69,15 @@ def test_an_async_client(stack: Stack) -> None:
 def test_completions(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="scripted", prompt=["one two", "three"], max_tokens=3, n=2)
     echoed = client.completions.create(model="smollm2", prompt="The capital of France is", max_tokens=5, echo=True)
-    streamed = client.completions.create(model="scripted", prompt="one", max_tokens=3, stream=True)
+    streamed = client.completions.create(model="scripted", prompt=["one", "two"], max_tokens=3, stream=True)
 
     assert [(c.index, c.text) for c in whole.choices] == [(n, "t0 t1 t2") for n in range(4)]
     assert whole.usage.prompt_tokens == 3
     assert echoed.choices[0].text.startswith("The capital of France is")
-    assert "".join(chunk.choices[0].text for chunk in streamed) == "t0 t1 t2"
+    texts = ["", ""]
+    for chunk in streamed:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == ["t0 t1 t2"] * 2
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -100,6 +103,10 @@ def test_errors_are_those_that_the_package_knows(client: openai.OpenAI) -> None:
             extra_body={"timeout": 1, "scripted_tokens_per_second": 5},
         )
 
+    with pytest.raises(openai.BadRequestError) as long:
+        client.completions.create(model="smollm2", prompt="word " * 9000)
+
+    assert long.value.code == "context_length_exceeded"
     assert unknown.value.code == "model_not_found"
     assert "Pull it first" in unknown.value.body["message"]
     assert (bad.value.param, bad.value.type) == ("temperature", "invalid_request_error")

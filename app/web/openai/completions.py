@@ -1,14 +1,13 @@
 """POST /v1/completions: texts to go on with. Several prompts are several jobs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 from flask import Response, g, jsonify
 
-from app.errors import InvalidRequestError
-from app.events import Ended, Token, Usage
+from app.events import Ended, Event, Token, Usage
 from app.models import Job
 from app.web import sse
 from app.web.current import Site, here
@@ -23,6 +22,9 @@ from app.web.submit import submit_generation
 
 completions = blueprint("completions")
 
+#: Events, each with the number of its prompt.
+Told = Generator[tuple[int, Event | None], None, None]
+
 
 @completions.post("/v1/completions", summary="Go on with a text, as OpenAI's API does", responses={200: TextCompletion})
 def create_completion(body: CompletionBody) -> Response:
@@ -31,14 +33,14 @@ def create_completion(body: CompletionBody) -> Response:
     site.kernel.bus.ping()
     with translating():
         requests = body.translated()
-    if body.stream and len(requests) > 1:
-        raise InvalidRequestError("One prompt is streamed at a time; send several requests.", param="prompt")
     jobs = _submitted(site, requests)
     g.job_id = ", ".join(job.id for job in jobs)
     followed = [events_of(site, job) for job in jobs]
-    if body.stream:
-        return sse.closing(_chunks(jobs[0], body, opened(followed[0], jobs[0].timeout)), followed[0])
     with _leaving_none(site, jobs):
+        if body.stream:
+            followed[0] = opened(followed[0], jobs[0].timeout)
+            told = _in_turn(site, jobs, followed)
+            return sse.closing(_chunks(jobs, body, told), told)
         answers = [gathered(events, job.timeout) for job, events in zip(jobs, followed, strict=True)]
     return jsonify(_whole(jobs, body, answers))
 
@@ -80,9 +82,7 @@ def _whole(jobs: list[Job], body: CompletionBody, answers: list[tuple[list[Token
         for job, answer in zip(jobs, answers, strict=True)
     )
     choices = [{**choice, "index": index} for index, choice in enumerate(chain.from_iterable(several))]
-    counted = [ended.usage for _, ended in answers]
-    total = Usage(sum(u.prompt_tokens for u in counted), sum(u.completion_tokens for u in counted))
-    return {**_head(jobs[0]), "choices": choices, "usage": shapes.usage(total)}
+    return {**_head(jobs[0]), "choices": choices, "usage": shapes.usage(_total([ended.usage for _, ended in answers]))}
 
 
 def whole_of_one(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
@@ -102,32 +102,47 @@ def _choices(job: Job, echo: str, tokens: list[Token], ended: Ended) -> Iterator
         }
 
 
-def _chunks(job: Job, body: CompletionBody, events: Events) -> Iterator[str]:
-    head = _head(job) | ({"usage": None} if body.include_usage else {})
-    frame, finishes = stream.Frame(head), stream.Finishes(job.request["n"])
-    if body.echo:
-        for index in range(job.request["n"]):
-            yield frame.of(_choice(index, job.request["prompt"]))
-    for event in events:
+def _in_turn(site: Site, jobs: list[Job], followed: list[Events]) -> Told:
+    """Each prompt's events behind those of the one before; what it says meanwhile is kept for it."""
+    waiting = [job for job in jobs if job.held]
+    try:
+        for index, events in enumerate(followed):
+            waiting = waiting[1:]  # whoever is followed is seen to
+            yield from ((index, event) for event in events)
+    finally:
+        for events in followed:
+            events.close()
+        for job in waiting:
+            abandon(site, job.id)
+
+
+def _chunks(jobs: list[Job], body: CompletionBody, told: Told) -> Iterator[str]:
+    head = _head(jobs[0]) | ({"usage": None} if body.include_usage else {})
+    frame, n = stream.Frame(head), jobs[0].request["n"]
+    finishes = [stream.Finishes(n) for _ in jobs]
+    counted: list[Usage] = []
+    for choice in range(n * len(jobs) if body.echo else 0):
+        yield frame.of(_choice(choice, jobs[choice // n].request["prompt"]))
+    for index, event in told:
         if isinstance(event, Token):
-            reason = finishes.of(event)
-            yield frame.of(_choice(event.choice, event.text, reason, shapes.plain_logprobs([event])))
+            reason = finishes[index].of(event)
+            yield frame.of(_choice(index * n + event.choice, event.text, reason, shapes.plain_logprobs([event])))
         elif isinstance(event, Ended):
-            yield from _end(event, job, frame, finishes)
-            if body.include_usage and not stream.problem(event, job.timeout):
-                yield stream.data(head | {"choices": [], "usage": shapes.usage(event.usage)})
-            yield stream.DONE
+            if problem := stream.problem(event, jobs[index].timeout):
+                yield problem + stream.DONE
+                return
+            for choice, reason in finishes[index].rest(event):
+                yield frame.of(_choice(index * n + choice, "", reason))
+            counted.append(event.usage)
         else:
             yield sse.HEARTBEAT
+    if body.include_usage:
+        yield stream.data(head | {"choices": [], "usage": shapes.usage(_total(counted))})
+    yield stream.DONE
 
 
-def _end(ended: Ended, job: Job, frame: stream.Frame, finishes: stream.Finishes) -> Iterator[str]:
-    problem = stream.problem(ended, job.timeout)
-    if problem is not None:
-        yield problem
-        return
-    for index, reason in finishes.rest(ended):
-        yield frame.of(_choice(index, "", reason))
+def _total(counted: list[Usage]) -> Usage:
+    return Usage(sum(usage.prompt_tokens for usage in counted), sum(usage.completion_tokens for usage in counted))
 
 
 def _choice(index: int, text: str, reason: str | None = None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,6 +8,12 @@ from app.web.errors import Fault
 #: Their names for kinds of errors, by HTTP status. What is not here is `server_error`.
 _TYPES = {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error"}
 _UNKNOWN_MODEL = {"model_not_downloaded", "model_not_found"}
+#: Codes that programs look for under OpenAI's names.
+_CODES = dict.fromkeys(_UNKNOWN_MODEL, "model_not_found") | {
+    "context_overflow": "context_length_exceeded",
+    "unauthorized": "invalid_api_key",
+    "queue_full": "rate_limit_exceeded",
+}
 
 
 def refusal(fault: Fault) -> tuple[dict[str, Any], int]:
@@ -19,12 +25,7 @@ def refusal(fault: Fault) -> tuple[dict[str, Any], int]:
 def failed(code: str, message: str, status: int, param: str | None = None) -> dict[str, Any]:
     """The inner object of an error."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {
-        "message": message,
-        "type": kind,
-        "param": param,
-        "code": "model_not_found" if code in _UNKNOWN_MODEL else code,
-    }
+    return {"message": message, "type": kind, "param": param, "code": _CODES.get(code, code)}
 
 
 def reason(done_reason: str, *, called: bool) -> str:

@@ -1,5 +1,7 @@
 """Several prompts in one request."""
 
+import json
+
 import pytest
 from flask.testing import FlaskClient
 
@@ -7,17 +9,58 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.web import held
 
-from .conftest import until
+from .conftest import Worker, until
+from .test_chat import meanwhile
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "LINGER", 0.1)
+    monkeypatch.setattr(held, "ANSWER", 0.1)
 
 
 def test_prompts_of_a_refused_request_do_not_run_on(
     client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held, "LINGER", 0.1)
-    monkeypatch.setattr(held, "ANSWER", 0.1)
     monkeypatch.setattr(kernel.limits, "_held", 1)
     refused = client.post("/v1/completions", json={"model": "scripted", "prompt": ["a", "b"]})
 
     assert refused.status_code == 429
     (first,) = kernel.store.page()
     until(lambda: kernel.store.get(first.job.id).job.status == State.CANCELLED)
+
+
+def test_prompts_are_streamed_one_after_the_other(client: FlaskClient, worker: Worker) -> None:
+    asked = {"model": "scripted", "prompt": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}}
+    with meanwhile(lambda: [worker.answer(worker.next_job(), count) for count in (2, 3)]):
+        text = client.post("/v1/completions", json=asked).get_data(as_text=True)
+    *chunks, last, done = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
+
+    assert [(choice["index"], choice["text"]) for choice in choices] == [
+        *((0, f"t{n} ") for n in (1, 2)),
+        (0, ""),
+        *((1, f"t{n} ") for n in (1, 2, 3)),
+        (1, ""),
+    ]
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop", "stop"]
+    assert (json.loads(last)["usage"]["completion_tokens"], done) == (4, "[DONE]")
+
+
+def test_prompts_that_nobody_hears_any_more_end(client: FlaskClient, kernel: Kernel, worker: Worker) -> None:
+    asked = {"model": "scripted", "prompt": ["a", "b", "c"], "stream": True}
+    with meanwhile(lambda: started(worker)):
+        response = client.post("/v1/completions", json=asked)
+        next(response.iter_encoded())
+        response.close()
+
+    def ends() -> bool:
+        jobs = [detail.job for detail in kernel.store.page()]
+        return len(jobs) == 3 and all(job.end_requested or job.status == State.CANCELLED for job in jobs)
+
+    until(ends)
+
+
+def started(worker: Worker) -> None:
+    job_id = worker.next_job()
+    worker.tokens(job_id, worker.claim(job_id), 1, 1)

@@ -9,6 +9,8 @@ import openai
 import pytest
 from flask import Flask
 
+from app.jobs import State
+
 from .conftest import Worker
 from .test_chat import meanwhile
 from .test_dialects import SAID, says
@@ -99,3 +101,15 @@ def test_what_is_not_done_is_refused(maker: openai.OpenAI, worker: Worker, field
     with pytest.raises(openai.BadRequestError):
         maker.responses.create(**{"model": "scripted", "input": "x"} | fields)
     assert not worker.kernel.store.page()
+
+
+def test_what_was_cancelled_is_not_sent_again(maker: openai.OpenAI, worker: Worker) -> None:
+    """Their package sends again what got 409, unless the answer says otherwise."""
+    kernel = worker.kernel
+    with (
+        meanwhile(lambda: kernel.dispatcher.end(worker.next_job(), State.CANCELLED)),
+        pytest.raises(openai.ConflictError, match="cancelled"),
+    ):
+        asked = maker.with_options(max_retries=2).chat.completions
+        asked.create(model="scripted", messages=[{"role": "user", "content": "x"}])
+    assert len(kernel.store.page()) == 1
