@@ -105,11 +105,10 @@ def test_what_is_not_done_is_refused(maker: openai.OpenAI, worker: Worker, field
 
 def test_what_was_cancelled_is_not_sent_again(maker: openai.OpenAI, worker: Worker) -> None:
     """Their package sends again what got 409, unless the answer says otherwise."""
-    kernel = worker.kernel
+    kernel, asked = worker.kernel, maker.with_options(max_retries=2).chat.completions
     with (
         meanwhile(lambda: kernel.dispatcher.end(worker.next_job(), State.CANCELLED)),
         pytest.raises(openai.ConflictError, match="cancelled"),
     ):
-        asked = maker.with_options(max_retries=2).chat.completions
         asked.create(model="scripted", messages=[{"role": "user", "content": "x"}])
     assert len(kernel.store.page()) == 1
