@@ -37,6 +37,16 @@ class _Message(msgspec.Struct):
 class Channel(redis.Channel):
     """Reads queues."""
 
+    _plain: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """One client a pool: kombu makes one a command, which takes longer than the command."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
+        if self._plain is None or self._plain.connection_pool is not self.pool:
+            self._plain = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._plain
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]

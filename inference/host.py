@@ -6,6 +6,7 @@ the writing: commands are still read, so a cancel always arrives.
 """
 
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -73,6 +74,8 @@ def _run(spec: Spec, reader: Reader[Command], writer: Writer) -> None:
     except MemoryError:
         writer.write(Failure("out_of_memory", f"There is too little memory to load {spec.path}. Evict another model."))
         return
+    gc.collect()
+    gc.freeze()  # or each of its collections would stop the steps for as long as it takes to look at a whole library
     writer.write(engine.info)
     threading.Thread(target=_obey, args=(engine, reader), name="commands", daemon=True).start()
     for step in engine.steps():

@@ -1,5 +1,6 @@
 """What each Celery process builds at its start, by its role, and gives back at its end."""
 
+import gc
 from typing import Any
 
 import structlog
@@ -58,6 +59,8 @@ def _start(**_: Any) -> None:
     for part in (process.worker, process.office, process.keeper):
         if part is not None:
             part.start()
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: looking at it again and again would stop every stream meanwhile
 
 
 @shutting_down.connect

@@ -1,5 +1,6 @@
 """Gunicorn's configuration: one event loop a process, ten thousand connections each."""
 
+import gc
 import json
 import os
 import resource
@@ -54,7 +55,10 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Logs as all processes do; and what never becomes a request is refused in JSON too."""
+    """Logs as all processes do; and what never becomes a request is refused in JSON too.
+
+    The collector of garbage leaves alone what is loaded by now: a look at it would stop every stream for 0.3 s.
+    """
     del worker
     from gunicorn import util
 
@@ -62,6 +66,8 @@ def post_worker_init(worker: Any) -> None:
 
     configure(_settings)
     util.write_error = _refuse
+    gc.collect()
+    gc.freeze()
 
 
 def _refuse(sock: Any, status: int, reason: str, message: str) -> None:

@@ -71,7 +71,8 @@ class _Reader:
         self._id = job_id
         self._seq = after
         self._until = until
-        self._queued: dict[str, Any] | None = None  # what is told of it while it waits
+        self._queued: Job | None = None  # while it waits
+        self._place: dict[str, Any] | None = None  # what is told of that, once somebody has waited for a beat
         self._over = False
         self._silent_since = time.monotonic()
 
@@ -147,12 +148,13 @@ class _Reader:
     def _waiting(self) -> Progress | None:
         if self._queued is None:
             return None
+        self._place = self._place or self._find_place(self._queued)
         try:
             cards = self._kernel.registry.workers()
         except UnavailableError:
             return None
-        loads = [loading for card in cards if (loading := card.awaited(self._queued["model"])) is not None]
-        fields = {**self._queued, "loading": bool(loads)}
+        loads = [loading for card in cards if (loading := card.awaited(self._queued.model)) is not None]
+        fields = {**self._place, "loading": bool(loads)}
         if loads:
             fields["progress"] = max(loading.fraction for loading in loads)
         return Progress(State.QUEUED.value, fields)
@@ -160,7 +162,7 @@ class _Reader:
     def _from_row(self, detail: Detail) -> Iterator[Batch]:
         """What a row tells: of a terminal one the rest of the tokens, and the end."""
         job = detail.job
-        self._queued = self._place(job) if job.status == State.QUEUED else None
+        self._queued, self._place = (job if job.status == State.QUEUED else None), None
         if job.status not in TERMINAL:
             if detail.pull is not None and job.status == State.RUNNING:
                 yield [Progress(job.status, standing(detail.pull))]
@@ -169,7 +171,7 @@ class _Reader:
         if not self._over:
             yield [self._took(event) for event in told_by_row(detail, self._seq)]
 
-    def _place(self, job: Job) -> dict[str, Any]:
+    def _find_place(self, job: Job) -> dict[str, Any]:
         try:
             return {"model": job.model, **waiting(self._kernel.estimates.of(job))}
         except UnavailableError:
