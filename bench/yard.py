@@ -9,50 +9,55 @@ import psutil
 
 from tests.stack import Stack, broker, eventually
 
-#: What a stack runs; a worker is named after its device.
 PARTS = ("web", "cpu.0", "keeper", "beat")
 
 
 @contextmanager
 def yard(*parts: str, **settings: str) -> Iterator[Stack]:
-    """A stack on free ports in a folder that goes with it."""
+    """A stack on free ports, in a folder that goes with it. Without a worker, jobs stay where they are."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, broker(Path(folder)) as url:
-        stack = Stack(Path(folder), url, **{"AUDIT_LOG": "0", **settings})
+        stack = Stack(Path(folder), url, **{"AUDIT_LOG": "0", "MAX_QUEUE": "4096", **settings})
         try:
             stack.run("migrate")
+            if "STARTER_GGUF" in settings:
+                stack.run("starter")
             stack.start(*(parts or PARTS))
-            stack.ready() if "cpu.0" in stack.processes else eventually(
-                lambda: stack.http.get("/health").status_code == 200
-            )
+            path = "/health/ready" if "cpu.0" in stack.processes else "/health"
+            eventually(lambda: stack.http.get(path).status_code == 200, seconds=60, what=path)
             yield stack
         finally:
             stack.close()
 
 
 class Cost:
-    """Seconds of processor time that each part of a stack took since this was made."""
+    """Seconds of processor time that each part of a stack took since this was made; an engine's child is a part."""
 
     def __init__(self, stack: Stack) -> None:
         self._parts = {name: stack.family(name) for name in stack.processes}
-        self._parts["broker"] = [p for p in psutil.process_iter(["cmdline"]) if _is_broker(p, stack)]
+        port = stack.env["REDIS_URL"].rpartition(":")[2].partition("/")[0]
+        self._parts["broker"] = [one for one in psutil.process_iter(["cmdline"]) if _serves(one, port)]
         self._before = self._read()
 
     def _read(self) -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for name, family in self._parts.items():
             for process in family:
-                part = "engine" if process.name() and "inference.host" in " ".join(process.cmdline()) else name
+                command = " ".join(process.cmdline())
+                part = "core" if "VLLM" in command else "engine" if "inference" in command else name
                 times = process.cpu_times()
                 found[part] = found.get(part, 0.0) + times.user + times.system
         return found
 
     def spent(self) -> dict[str, float]:
-        """By part; an engine's child is one of its own."""
-        return {name: round(value - self._before.get(name, 0.0), 3) for name, value in self._read().items()}
+        """By part."""
+        return {name: value - self._before.get(name, 0.0) for name, value in self._read().items()}
+
+    def per(self, tokens: int, *parts: str) -> float:
+        """Microseconds a token, of some parts together."""
+        spent = self.spent()
+        return sum(spent.get(name, 0.0) for name in parts) / tokens * 1e6
 
 
-def _is_broker(process: psutil.Process, stack: Stack) -> bool:
-    port = stack.env["REDIS_URL"].rpartition(":")[2].partition("/")[0]
-    return any("valkey" in word or "redis" in word for word in process.info["cmdline"] or []) and any(
-        port in word for word in process.info["cmdline"]
-    )
+def _serves(process: psutil.Process, port: str) -> bool:
+    command = " ".join(process.info["cmdline"] or [])
+    return port in command and ("valkey-server" in command or "redis-server" in command)

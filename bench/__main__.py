@@ -1,0 +1,64 @@
+"""`make bench`, or `.venv/bin/python -m bench [--quick] [ROW…]`: measures, keeps the figures, writes the page."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from bench import engines, ours, report
+from bench.results import Row, keep, kept, machine
+
+Measure = Callable[[bool], list[Row]]
+#: By name, in the page's order; those of `SLOW` are left out of the quick form.
+MEASURES: dict[str, Measure] = {
+    "vllm": engines.vllm,
+    "llamacpp": engines.llamacpp,
+    "transformers": engines.transformers,
+    "relay": ours.relay,
+    "thousand": ours.thousand,
+    "submit": ours.submit,
+    "followers": ours.followers,
+    "batch": ours.batch,
+    "queue": ours.queue,
+    "workers": ours.workers,
+    "web": ours.web,
+}
+SLOW = {"vllm", "transformers"}
+
+
+def main() -> None:
+    """Runs what was asked for; what fails is said, and the rest goes on."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(MEASURES)}; all of them")
+    parser.add_argument("--quick", action="store_true", help="five minutes: fewer runs, and no slow engine")
+    parser.add_argument("--page", action="store_true", help="write the page anew, of what was measured before")
+    given = parser.parse_args()
+    if unknown := set(given.rows) - MEASURES.keys():
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(MEASURES)}")
+    names = given.rows or [name for name in MEASURES if not (given.quick and name in SLOW)]
+    failed = [] if given.page else [name for name in names if not _measure(name, quick=given.quick)]
+    report.write(kept())
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def _measure(name: str, *, quick: bool) -> bool:
+    began, where = time.monotonic(), machine()
+    print(f"{name} …", flush=True)
+    try:
+        rows = MEASURES[name](quick)
+    except Exception as error:  # noqa: BLE001 - a server that does not start must not cost the other rows
+        print(f"  failed: {type(error).__name__}: {error}", flush=True)
+        return False
+    where["form"] = "quick" if quick else "full"
+    keep([msgspec.structs.replace(row, machine=where) for row in rows])
+    for row in rows:
+        sign, word = ("≥", "met") if row.at_least else ("≤", "met")
+        print(f"  {row.what}: {row.value} {row.unit} (bar {sign} {row.bar}: {word if row.met else 'missed'})")
+    print(f"  {time.monotonic() - began:.0f} s", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""A process of ours that answers each line of JSON with one: what takes long to load is loaded once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar, cast
+
+import msgspec
+
+from tests.stack import end
+
+T = TypeVar("T")
+#: As our own engines' processes have it: threads that spin while they wait take the cores from the other side.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+
+
+class Asked:
+    """The asker's side: a context manager. `argv` is what follows `python -m`."""
+
+    def __init__(self, *argv: str) -> None:
+        command = [sys.executable, "-m", *argv]
+        env = os.environ | ENVIRONMENT
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+        self._questions = cast(IO[bytes], self._process.stdin)
+        self._answers = cast(IO[bytes], self._process.stdout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._questions.close()
+        end(self._process)
+        self._answers.close()
+
+    def ask(self, question: Any, answer: type[T]) -> T:
+        """Raises RuntimeError where the process ended over it."""
+        self._questions.write(msgspec.json.encode(question) + b"\n")
+        self._questions.flush()
+        said = self._answers.readline()
+        if not said:
+            raise RuntimeError("the process that was asked has ended; its own words are above")
+        return msgspec.json.decode(said, type=answer)
+
+
+def answer(kind: type[T], reply: Callable[[T], Any]) -> None:
+    """The process's own side, to its input's end. What libraries print goes to stderr, as it is no answer."""
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin.buffer:
+            answers.write(msgspec.json.encode(reply(msgspec.json.decode(line, type=kind))) + b"\n")
+            answers.flush()

@@ -1,0 +1,221 @@
+"""Rows that need another server beside ours: the same model, prompts and lengths, in turns within one run."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+from bench import theirs
+from bench.asked import Asked
+from bench.load import Client, Load, Told
+from bench.results import ROOT, Row, ratio
+from bench.yard import Cost, yard
+from tests.stack import BIN, Stack
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tokenyard" / "bench"
+
+
+def starters() -> dict[str, str]:
+    """The starter model in both its forms, made once a machine: the settings by which a stack finds them."""
+    names = ("STARTER_GGUF", "STARTER_BF16")
+    if all(name in os.environ for name in names):
+        return {name: os.environ[name] for name in names}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for verb in ("migrate", "starter"):
+        env = {**os.environ, "DATA_DIR": str(CACHE), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        subprocess.run([sys.executable, "-m", "app.cli", verb], check=True, env=env, cwd=ROOT)
+    return {
+        "STARTER_GGUF": str(next((CACHE / "models" / "smollm2").glob("*.gguf"))),
+        "STARTER_BF16": str(CACHE / "models" / "smollm2-bf16"),
+    }
+
+
+class Side:
+    """One server under load."""
+
+    def __init__(self, client: Client, url: str, model: str, tokenizer: str) -> None:
+        self._client = client
+        self._load = (url, model, tokenizer)
+        self.told: dict[int, list[Told]] = {}
+
+    def go(self, concurrency: int, prompts: int, seed: int) -> Told:
+        """One run; the seed decides the prompts, so that those of a pair are the same, and no two pairs' are."""
+        told = self._client.run(Load(*self._load, concurrency, prompts, seed=seed))
+        self.told.setdefault(concurrency, []).append(told)
+        return told
+
+    def rates(self, concurrency: int) -> list[float]:
+        return [round(told.rate, 1) for told in self.told[concurrency]]
+
+    def firsts(self, concurrency: int) -> list[float]:
+        return [round(told.first, 1) for told in self.told[concurrency]]
+
+
+def _pairs(ours: Side, other: Side, plan: dict[int, int], pairs: int) -> None:
+    """In turns, who begins too; first each warms up."""
+    for side in (ours, other):
+        side.go(4, 4, 999)
+        side.told.clear()
+    for pair in range(pairs):
+        for concurrency, prompts in plan.items():
+            for side in (ours, other) if pair % 2 == 0 else (other, ours):
+                side.go(concurrency, prompts, pair * 100 + concurrency)
+
+
+def _rate(name: str, what: str, ours: Side, other: Side, concurrency: int, bar: float, note: str = "") -> Row:
+    mine, its = ours.rates(concurrency), other.rates(concurrency)
+    said = f"Output tokens/s: ours {statistics.median(mine):.0f}, theirs {statistics.median(its):.0f}. {note}"
+    sides = {"ours": mine, "theirs": its}
+    return Row(
+        f"{name}-{concurrency}",
+        f"{what}, {concurrency} at a time",
+        "ratio",
+        ratio(mine, its),
+        bar,
+        sides=sides,
+        note=said,
+    )
+
+
+def _first(name: str, what: str, ours: Side, other: Side, concurrency: int, bar: float) -> Row:
+    mine, its = ours.firsts(concurrency), other.firsts(concurrency)
+    note = f"Milliseconds: ours {statistics.median(mine):.0f}, theirs {statistics.median(its):.0f}."
+    sides = {"ours": mine, "theirs": its}
+    return Row(
+        f"{name}-first-{concurrency}",
+        f"time to first token, {what}, {concurrency} at a time",
+        "ratio",
+        ratio(mine, its),
+        bar,
+        at_least=False,
+        sides=sides,
+        note=note,
+    )
+
+
+def llamacpp(quick: bool) -> list[Row]:
+    """llama.cpp behind our queue, and behind its own server."""
+    given = starters()
+    gguf, folder = given["STARTER_GGUF"], given["STARTER_BF16"]
+    with yard(STARTER_GGUF=gguf) as stack, theirs.server(theirs.llamacpp(gguf)) as server, Client() as client:
+        ours, other = Side(client, stack.url, "smollm2", folder), Side(client, server.url, "model", folder)
+        _pairs(ours, other, {1: 6, 16: 48} if quick else {1: 12, 16: 96}, 2 if quick else 5)
+    what = "llama.cpp engine, against its own server"
+    return [_rate("llamacpp", what, ours, other, concurrency, 0.97) for concurrency in (1, 16)]
+
+
+def transformers(quick: bool) -> list[Row]:
+    """transformers' engine, and its own server with its batching manager."""
+    given = starters()
+    folder = given["STARTER_BF16"]
+    with (
+        yard(ENGINE="transformers", WORKER_SLOTS="32", **given) as stack,
+        theirs.server(theirs.transformers(folder)) as server,
+        Client() as client,
+    ):
+        ours, other = Side(client, stack.url, "smollm2-bf16", folder), Side(client, server.url, folder, folder)
+        _pairs(ours, other, {8: 8, 32: 32} if quick else {8: 24, 32: 64}, 1 if quick else 3)
+    what = "transformers engine, against `transformers serve --continuous-batching`"
+    return [_rate("transformers", what, ours, other, concurrency, 1.0) for concurrency in (8, 32)]
+
+
+def vllm(quick: bool) -> list[Row]:
+    """vLLM behind our queue, behind its own server, and without any; and transformers, one request at a time."""
+    given = starters()
+    folder = given["STARTER_BF16"]
+    pairs = 1 if quick else 3
+    with yard(ENGINE="vllm", MAX_CPU_MEMORY="3GB", **given) as stack, Client() as client:
+        mine = _until_first(stack)
+        began = time.monotonic()
+        with theirs.server(theirs.vllm(folder)) as server:
+            _ask_once(server.url, "model")
+            its = time.monotonic() - began
+            ours, other = Side(client, stack.url, "smollm2-bf16", folder), Side(client, server.url, "model", folder)
+            plan = {8: 16, 32: 64} if quick else {1: 4, 8: 24, 32: 96}
+            _pairs(ours, other, plan, pairs)
+            costs = _costs(stack, server.process, ours, other)
+        rows = _vllm_rows(ours, other, plan, mine, its, costs)
+        rows.append(_against(ours, "offline", folder, 64, 128, pairs, "against vLLM's offline engine", 0.85))
+        rows.append(_against(ours, "plain", folder, 32, 64, pairs, "against plain transformers, one at a time", 8))
+    return rows
+
+
+def _until_first(stack: Stack) -> float:
+    began = time.monotonic()
+    _ask_once(stack.url, "smollm2-bf16")
+    return time.monotonic() - began
+
+
+def _ask_once(url: str, model: str) -> None:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=180, trust_env=False) as answer:
+        answer.raise_for_status()
+        next(line for line in answer.iter_lines() if '"choices"' in line)
+
+
+def _costs(stack: Stack, process: "subprocess.Popen[bytes]", ours: Side, other: Side) -> tuple[float, float]:
+    """Microseconds of processor time a token: our web, broker, worker and child, but no core; and their frontend."""
+    cost = Cost(stack)
+    mine = cost.per(ours.go(32, 64, 7).tokens, "web", "broker", "cpu.0", "engine")
+    frontend = psutil.Process(process.pid)
+    before = frontend.cpu_times()
+    tokens = other.go(32, 64, 7).tokens
+    after = frontend.cpu_times()
+    return mine, (after.user + after.system - before.user - before.system) / tokens * 1e6
+
+
+def _vllm_rows(
+    ours: Side, other: Side, plan: dict[int, int], mine: float, its: float, costs: tuple[float, float]
+) -> list[Row]:
+    bars = {1: 1.0, 8: 1.0, 32: 1.1}
+    what = "vLLM engine, against vLLM's server"
+    rows = [_rate("vllm", what, ours, other, concurrency, bars[concurrency]) for concurrency in plan]
+    limits = {1: 1.05, 32: 1.0}
+    rows += [_first("vllm", what, ours, other, at, bar) for at, bar in limits.items() if at in plan]
+    start = f"Seconds: ours {mine:.1f}, theirs {its:.1f}."
+    seconds = {"ours": [mine], "theirs": [its]}
+    rows.append(
+        Row(
+            "vllm-start",
+            "cold start of a vLLM model, request to first token, against vLLM's server's start",
+            "ratio",
+            round(mine / its, 2),
+            1.0,
+            at_least=False,
+            sides=seconds,
+            note=start,
+        )
+    )
+    note = (
+        f"Microseconds: {costs[0]:.0f} for web, broker, worker and the part of the engine's process that is no core; "
+        f"{costs[1]:.0f} for theirs. Answers of 64 tokens, so what a request costs is in it."
+    )
+    sides = {"ours": [costs[0]], "theirs": [costs[1]]}
+    value = round(costs[0] / costs[1], 2)
+    what = "processor time a token at 32 streams, against vLLM's frontend"
+    return [*rows, Row("vllm-cost", what, "ratio", value, 1.0, at_least=False, sides=sides, note=note)]
+
+
+def _against(
+    ours: Side, kind: str, folder: str, concurrency: int, prompts: int, pairs: int, what: str, bar: float
+) -> Row:
+    """Against an engine without a server, which gets all prompts at once (or one by one)."""
+    ours.told.pop(concurrency, None)
+    run = theirs.Run(prompts if kind == "offline" else prompts // 8)
+    rates = []
+    with Asked("bench.theirs", kind, folder) as engine:
+        engine.ask(theirs.Run(4), float)
+        for pair in range(pairs):
+            rates.append(round(engine.ask(run, float), 1))
+            ours.go(concurrency, prompts, 1000 + pair)
+    mine = ours.rates(concurrency)
+    note = f"Output tokens/s: ours {statistics.median(mine):.0f}, theirs {statistics.median(rates):.0f}."
+    title = f"vLLM engine, {what}, {concurrency} at a time"
+    return Row(
+        f"vllm-{kind}", title, "ratio", ratio(mine, rates), bar, sides={"ours": mine, "theirs": rates}, note=note
+    )

@@ -1,0 +1,74 @@
+"""vLLM's own benchmark client, kept in one process: importing it takes longer than a short run.
+
+`python -m bench.load` takes one Load a line and answers with one Told a line. The prompts are random, of the model's
+own tokenizer, the same for the same seed; all goes over /v1/chat/completions, streaming. It needs no network.
+"""
+
+import argparse
+import asyncio
+from typing import Any
+
+import msgspec
+
+from bench.asked import Asked, answer
+
+
+class Load(msgspec.Struct):
+    """What to ask of whom: `prompts` requests, `concurrency` at a time, of so many tokens in and out."""
+
+    url: str
+    model: str
+    tokenizer: str
+    concurrency: int
+    prompts: int
+    tokens_in: int = 64
+    tokens_out: int = 64
+    seed: int = 0
+
+
+class Told(msgspec.Struct):
+    """What came of it: output tokens a second, milliseconds to the first token."""
+
+    completed: int
+    tokens: int
+    rate: float
+    first: float
+    between: float
+
+
+class Client(Asked):
+    """The process."""
+
+    def __init__(self) -> None:
+        super().__init__("bench.load")
+
+    def run(self, load: Load) -> Told:
+        """Raises RuntimeError where not every request was answered."""
+        told = self.ask(load, Told)
+        if told.completed != load.prompts:
+            raise RuntimeError(f"{told.completed} of {load.prompts} requests to {load.url} were answered")
+        return told
+
+
+def _arguments(load: Load) -> list[str]:
+    return [
+        *("--backend", "openai-chat", "--base-url", load.url, "--endpoint", "/v1/chat/completions"),
+        *("--model", load.model, "--tokenizer", load.tokenizer, "--dataset-name", "random", "--seed", str(load.seed)),
+        *("--random-input-len", str(load.tokens_in), "--random-output-len", str(load.tokens_out)),
+        *("--num-prompts", str(load.prompts), "--max-concurrency", str(load.concurrency)),
+        *("--ignore-eos", "--temperature", "0", "--disable-tqdm"),
+    ]
+
+
+def _run(load: Load) -> Told:
+    from vllm.benchmarks import serve
+
+    parser: Any = argparse.ArgumentParser()
+    serve.add_cli_args(parser)
+    said: dict[str, Any] = asyncio.run(serve.main_async(parser.parse_args(_arguments(load))))
+    figures = (float(said[name]) for name in ("output_throughput", "median_ttft_ms", "median_tpot_ms"))
+    return Told(said["completed"], said["total_output_tokens"], *figures)
+
+
+if __name__ == "__main__":
+    answer(Load, _run)
