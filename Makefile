@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETTINGS := PORT DATA_DIR HOST REDIS_URL DATABASE_URL FLOWER API_KEY DEVICES ENGINE HARDWARE
 $(foreach name,$(SETTINGS),$(if $($(name)),$(eval export $(name))))
 
-.PHONY: up start stop logs status migrate engines test faults demo-durable described compat-js check gpu-check install install-dev clean help
+.PHONY: up start stop logs status migrate engines test bench faults demo-durable described compat-js check gpu-check install install-dev clean help
 
 up: install ## Install what is missing and run the whole stack; PORT=… DATA_DIR=… for another place
 	@exec $(BIN)/tokenyard up
@@ -32,6 +32,9 @@ test: install-dev ## Run the whole test suite
 
 gpu-check: install ## On a machine with an NVIDIA GPU: pinning, eviction, 4-bit and the answers there; prints a report
 	@$(BIN)/python -m tests.gpu --look && $(PYTHON) bootstrap.py dev && $(BIN)/python -m tests.gpu
+
+bench: install-dev ## Measure, and write docs/benchmarks.md; ROWS="vllm relay" for some, ROWS=--quick for five minutes
+	@$(BIN)/python -m bench $(ROWS)
 
 faults: install-dev ## Run the whole fault suite: kills, cuts, locks and floods
 	@$(BIN)/python -m pytest tests/faults -m "faults or not faults"

@@ -26,9 +26,9 @@ def write(rows: dict[str, Row]) -> None:
 HEAD = """# Benchmarks
 
 Written by `make bench`, out of benchmarks.json: `make bench ROWS="vllm relay"` measures some rows anew, `make bench
-ROWS=--quick` takes five minutes. Each comparison runs both sides in turns on the same machine, model, prompts and lengths (SmolLM2
-135M; 64 random tokens in, 64 out, greedy), by vLLM's own benchmark client over `/v1/chat/completions`, streaming. A
-ratio is the median of the pairs' ratios.
+ROWS=--quick` takes five minutes. Each comparison runs both sides in turns on the same machine, model, prompts and
+lengths (SmolLM2 135M; 64 random tokens in, 64 out, greedy), by vLLM's own benchmark client over
+`/v1/chat/completions`, streaming. A ratio is the median of the pairs' ratios.
 """
 PLOTS = """
 ![Output tokens a second, ours and theirs](images/benchmarks-rates.svg)
@@ -90,4 +90,5 @@ def _svg(title: str, parts: list[tuple[str, float, str, str]]) -> str:
         lines.append(f'<text x="{164 + length * 420:.0f}" y="{y}">{value}</text>')
     height = 54 + len(parts) * 20
     size = f'width="680" height="{height}" font-family="sans-serif" font-size="13"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="100%" height="100%" fill="white"/>{"".join(lines)}</svg>\n'
+    lines.insert(0, '<rect width="100%" height="100%" fill="white"/>')
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(lines)}</svg>\n'

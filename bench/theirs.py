@@ -1,7 +1,7 @@
 """The servers and engines that we are measured against, each as a process of its own.
 
 `python -m bench.theirs llamacpp MODEL PORT` is llama.cpp's own HTTP server out of the xllamacpp wheel. `offline`
-(vLLM's offline engine) and `plain` (transformers, a request at a time) take a Run a line and answer with output tokens/s.
+(vLLM's offline engine) and `plain` (transformers, a request at a time) take a Run a line, and tell output tokens/s.
 """
 
 import os
