@@ -297,7 +297,7 @@ def web(quick: bool) -> list[Row]:
             round(part(times, 99) * 1000, 1),
             50,
             at_least=False,
-            note=f"Beside 16 streams of llama.cpp, which take all there is; asked 50 times a second: p50 {part(times, 50) * 1000:.1f} ms.",
+            note=f"Beside 16 streams of llama.cpp, asked 50 times a second: p50 {part(times, 50) * 1000:.1f} ms.",
         ),
     ]
 

@@ -1,0 +1,110 @@
+"""What a token costs the worker and the broker, in counts: they are the same on every machine, and on a busy one.
+
+A bound that is broken means that something was added to what runs for every token; see docs/benchmarks.md.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app import bus as buses
+from app.bus import Bus
+from inference.protocol import Chunk
+from tasks.pump import Pump
+from tasks.run import Run, Ties
+
+from .conftest import Desk
+
+STREAMS = 32
+STEPS = 50
+#: Calls of functions, C's included, for each token of a step of 32; measured 33.
+MOST_CALLS = 40
+#: And for a step of one token, which has the round trip to itself; measured 340.
+MOST_CALLS_ALONE = 400
+
+
+def calls(work: Callable[[], None]) -> int:
+    """How many functions it calls."""
+    count = 0
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+class Steps:
+    """A pump that serves some jobs, and the steps of their engine."""
+
+    def __init__(self, desk: Desk, streams: int) -> None:
+        bus = desk.kernel.bus
+        self._pump = Pump(None, bus, "n")  # type: ignore[arg-type]  # no engine is asked anything
+        self.runs = []
+        for _ in range(streams):
+            job = desk.job(desk.submit())
+            job.attempt = 1
+            bus.install(job.id, 1, 600)
+            run = Run(job, [], self._pump.lock, Ties(lambda: True, lambda: None, time.time))
+            self._pump.runs[job.id] = run
+            self.runs.append(run)
+
+    def take(self) -> None:
+        self._pump._carry([Chunk(run.job.id, " word", (7,), 1, None, 3) for run in self.runs])
+
+
+def commands(bus: Bus) -> dict[str, int]:
+    """What the broker was asked so far, by its own count."""
+    told: Any = bus.redis.info("commandstats")
+    return {name.removeprefix("cmdstat_"): about["calls"] for name, about in told.items()}
+
+
+def test_a_step_is_one_round_trip_and_one_message_however_many_streams(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Steps(desk, STREAMS)
+    steps.take()
+    encoded: list[str] = []
+    encode = buses.events.encode
+    monkeypatch.setattr(buses.events, "encode", lambda job, event: encoded.append(job) or encode(job, event))
+    before = commands(desk.kernel.bus)
+    for _ in range(STEPS):
+        steps.take()
+    after = commands(desk.kernel.bus)
+
+    asked = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    asked.pop("info", None)
+    assert asked == {
+        "evalsha": STEPS,
+        "publish": STEPS,
+        "get": STEPS * STREAMS,
+        "xlen": STEPS * STREAMS,
+        "xadd": STEPS * STREAMS,
+    }
+    assert len(encoded) == STEPS * STREAMS
+    assert all(run.sent == STEPS + 1 for run in steps.runs)
+
+
+@pytest.mark.parametrize(("streams", "most"), [(STREAMS, MOST_CALLS), (1, MOST_CALLS_ALONE)])
+def test_a_token_costs_the_worker_few_calls(desk: Desk, streams: int, most: int) -> None:
+    steps = Steps(desk, streams)
+    steps.take()
+    assert calls(steps.take) / streams <= most
+
+
+def test_a_token_leaves_little_in_the_workers_memory(desk: Desk) -> None:
+    """Its event, with its text and ids; no second copy, and no frame that was sent."""
+    steps = Steps(desk, STREAMS)
+    steps.take()
+    before = sys.getallocatedblocks()
+    for _ in range(STEPS):
+        steps.take()
+    assert (sys.getallocatedblocks() - before) / STEPS / STREAMS <= 3
