@@ -1,6 +1,7 @@
 """From a request to the token ids that a model goes on from, for every engine that takes ids.
 
-A model's own chat template renders messages (by transformers, in its sandbox); one that has none gets the plain form.
+A model's own chat template renders messages (by transformers, in its sandbox, within limits of time and size); one that
+has none gets the plain form.
 Nothing here runs a model's own code: `auto_map` is never followed, and the hub is never asked.
 """
 
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
+from jinja2 import Environment, TemplateSyntaxError
 
 from inference import schema
 from inference.errors import LoadError
+from inference.patience import OutOfPatienceError, patience
 from inference.protocol import Failure, Message, Request
 from inference.tools import told, turns
 
@@ -20,6 +23,8 @@ log = structlog.get_logger()
 
 #: Where the plain form's answer ends: the model goes on to write the user's part too.
 PLAIN_STOP = "\nUser:"
+#: What a template may take: seconds; and characters, or so many times those that it was given.
+RENDER_SECONDS, RENDER_SIZE, RENDER_TIMES = 5.0, 1 << 20, 8
 
 
 class RefusedError(ValueError):
@@ -73,17 +78,23 @@ class Prompter:
     def _render(self, request: Request, template: str) -> str:
         knows = "tools" in template
         messages = request.messages if knows else told(request.messages, request.tools)
+        given = turns(messages)
+        tools = json.loads(request.tools) if request.tools and knows else None
+        thinking = {} if request.think is None else {"enable_thinking": request.think}
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    turns(messages),
-                    tools=json.loads(request.tools) if request.tools and knows else None,
-                    chat_template=template,
-                    add_generation_prompt=True,
-                    tokenize=False,
-                    **({} if request.think is None else {"enable_thinking": request.think}),
+            with patience().limit(RENDER_SECONDS):
+                text: str = self._tokenizer.apply_chat_template(
+                    given, tools=tools, chat_template=template, add_generation_prompt=True, tokenize=False, **thinking
                 )
-            )
+            if len(text) > RENDER_SIZE and len(text) > RENDER_TIMES * len(json.dumps([given, tools])):
+                raise ValueError("it makes far more text of them than there is")
+            return text
+        except OutOfPatienceError:
+            log.info("prompt.template_too_slow")
+            raise RefusedError(
+                Failure.INVALID_REQUEST,
+                f"The model's chat template takes more than {RENDER_SECONDS:g} s for these messages. Send fewer.",
+            ) from None
         except Exception as error:  # noqa: BLE001 - a template is a program from elsewhere: it may raise anything
             log.info("prompt.template_refused", reason=repr(error))
             raise RefusedError(
@@ -138,7 +149,19 @@ def load_template(folder: Path, tokenizer: Any) -> str | None:
         template = template.get("default")
     if template is None and (beside := folder / "chat_template.json").is_file():
         template = json.loads(beside.read_text()).get("chat_template")
-    return template if isinstance(template, str) else None
+    return _checked(template) if isinstance(template, str) else None
+
+
+def _checked(template: str) -> str:
+    """Raises LoadError for powers: one of them can take hours in one instruction, and no chat needs any."""
+    lexer = Environment(extensions=["jinja2.ext.loopcontrols"])  # noqa: S701 - it only reads
+    try:
+        powers = any(kind == "operator" and value == "**" for _, kind, value in lexer.lex(template))
+    except TemplateSyntaxError:
+        powers = False  # rendering tells more of it
+    if powers:
+        raise LoadError("bad_model", "The model's chat template computes powers, which no template here may.")
+    return template
 
 
 def _first_line(error: Exception) -> str:

@@ -1,11 +1,12 @@
 import json
 import shutil
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from inference import prompts
 from inference.errors import LoadError
 from inference.prompts import PLAIN_STOP, Prompt, Prompter, RefusedError, load_template, load_tokenizer, plain
 from inference.protocol import Emitted, Message, Request, Sampling
@@ -150,3 +151,49 @@ def test_code_in_a_models_folder_never_runs(folder: Path, known: bool) -> None:
     with suppress(LoadError):
         load_tokenizer(folder)
     assert not ran.exists()
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{{ messages[0].content }}"
+
+
+def test_a_template_without_an_end_is_given_up_and_the_next_request_is_unharmed(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "RENDER_SECONDS", 0.05)
+    endless = prompter(tokenizer, LOOPS)
+    for _ in range(3):
+        with pytest.raises(RefusedError, match=r"takes more than 0\.05 s"):
+            endless.prompt(ask())
+    monkeypatch.setattr(prompts, "RENDER_SECONDS", 5)
+    assert prompter(tokenizer, "{{ messages[0].content }}").prompt(ask()).tokens > 0
+
+
+def test_a_template_that_swells_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(RefusedError, match="far more text"):
+        prompter(tokenizer, "{{ 'x' * 5000000 }}").prompt(ask())
+
+
+@pytest.mark.parametrize(
+    ("template", "refused"),
+    [("{{ 9 ** 9 }}", True), ("{% if 2**x %}{% endif %}", True), ("**Hi** {{ 2 * 3 }} {# ** #}", False)],
+)
+def test_a_template_that_computes_powers_is_refused(folder: Path, template: str, refused: bool) -> None:
+    (folder / "chat_template.jinja").write_text(template)
+    found = load_tokenizer(folder)
+    with pytest.raises(LoadError, match="powers") if refused else nullcontext():
+        assert load_template(folder, found) == template
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% include '/etc/passwd' %}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ raise_exception.__globals__ }}",
+    ],
+)
+def test_a_template_reaches_nothing_outside(tokenizer: Any, template: str) -> None:
+    with pytest.raises(RefusedError):
+        prompter(tokenizer, template).prompt(ask())

@@ -1,6 +1,7 @@
 """Tools and schemas, on their way to a model."""
 
 import json
+import time
 from pathlib import Path
 
 from inference import schema
@@ -61,6 +62,17 @@ def test_schemas_are_checked_before_the_model_sees_the_request() -> None:
         failure = schema.fault(bad)
         assert failure is not None
         assert why in failure.message
+
+
+def test_a_schema_that_would_keep_a_processor_busy_for_hours_is_refused() -> None:
+    parts = [{"type": "string", "pattern": f"^.*(a|b)*a(a|b){{{length}}}.*$"} for length in range(5, 30)]
+    failure = schema.fault(json.dumps({"allOf": parts}))
+    assert failure is not None
+    assert "takes more than" in failure.message
+    long = {"type": "array", "items": {"type": "string", "minLength": 10_000, "maxLength": 60_000}, "minItems": 9000}
+    began = time.thread_time()
+    schema.fault(json.dumps(long))
+    assert time.thread_time() - began < 1.0  # whatever it takes, it is no time of ours
 
 
 def test_an_answer_held_to_a_schema_cannot_go_on_from_its_middle() -> None:
