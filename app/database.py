@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, configure_mappers, sessionmaker
 
 from app.errors import BadSettingsError, InvalidRequestError, UnavailableError
 
@@ -86,9 +86,11 @@ class Database:
     def begin(self) -> None:
         """Opens the first connection now, while nobody else does. A database that is away is no fault here.
 
-        SQLAlchemy sets an engine up under a lock, at its first connection. In a gevent process that lock is gevent's,
-        and native threads that wait for one another's hang: the first requests, had they come together, for ever.
+        SQLAlchemy sets an engine up under a lock, at its first connection, and its mappers at the first query. In a
+        gevent process these locks are gevent's, and native threads that wait for one another's hang: the first
+        requests, had they come together, for ever.
         """
+        configure_mappers()
         with suppress(UnavailableError), _available(), self._engine.connect():
             pass
 
