@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from bench import engines, ours, report
+from bench import durability, engines, ours, report
 from bench.results import Row, keep, kept, machine
 
 Measure = Callable[[bool], list[Row]]
@@ -16,6 +16,8 @@ MEASURES: dict[str, Measure] = {
     "vllm": engines.vllm,
     "llamacpp": engines.llamacpp,
     "transformers": engines.transformers,
+    "cost": durability.cost,
+    "turn": durability.turn,
     "relay": ours.relay,
     "thousand": ours.thousand,
     "submit": ours.submit,
