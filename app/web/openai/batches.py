@@ -19,7 +19,8 @@ from app.web.dialect import Lenient
 from app.web.groups import end_group
 from app.web.offload import offload
 from app.web.openai import lines
-from app.web.openai.answers import BatchAnswer, BatchesAnswer, blueprint
+from app.web.openai.answers import blueprint
+from app.web.openai.batch_answers import BatchAnswer, BatchesAnswer
 from app.web.openai.files import ERRORS, OUTPUT, listing
 
 batches = blueprint("batches")

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from app.events import Ended, Event, Token
+from app.events import Ended, Token
 from app.models import Job
 from app.web import sse
 from app.web.current import here
@@ -36,33 +36,20 @@ def create_chat_completion(body: ChatCompletionBody) -> Response:
     return jsonify(whole(job, tokens, ended))
 
 
-def _head(job: Job, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{job.id}",
-        "object": kind,
-        "created": int(job.created_at),
-        "model": job.model,
-        "system_fingerprint": None,
-    }
-
-
 def whole(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
     """A whole answer."""
-    finishes = {token.choice: token.finish for token in tokens if token.finish}
-    choices = []
-    for index in range(job.request["n"]):
-        own = [token for token in tokens if token.choice == index]
-        parts = Fold(job, index).whole("".join(token.text for token in own))
-        reason = finishes.get(index, ended.done_reason)
-        choices.append(
-            {
-                "index": index,
-                "message": {"role": "assistant", "refusal": None, "content": None, **_said(parts)},
-                "logprobs": shapes.logprobs(own),
-                "finish_reason": shapes.reason(reason, called=bool(parts.calls)),
-            }
-        )
-    return {**_head(job, "chat.completion"), "choices": choices, "usage": shapes.usage(ended.usage)}
+    told = [_choice(job, *choice) for choice in shapes.choices(job, tokens, ended)]
+    return {**shapes.head(job, "chatcmpl", "chat.completion"), "choices": told, "usage": shapes.usage(ended.usage)}
+
+
+def _choice(job: Job, index: int, tokens: list[Token], done_reason: str) -> dict[str, Any]:
+    parts = Fold(job, index).whole("".join(token.text for token in tokens))
+    return {
+        "index": index,
+        "message": {"role": "assistant", "refusal": None, "content": None, **_said(parts)},
+        "logprobs": shapes.logprobs(tokens),
+        "finish_reason": shapes.reason(done_reason, called=bool(parts.calls)),
+    }
 
 
 def _said(parts: Parts, first_call: int | None = None) -> dict[str, Any]:
@@ -85,7 +72,8 @@ class _Chunks:
     """The chunks of one stream."""
 
     def __init__(self, job: Job, include_usage: bool) -> None:
-        self._head = _head(job, "chat.completion.chunk") | ({"usage": None} if include_usage else {})
+        self._head = shapes.head(job, "chatcmpl", "chat.completion.chunk")
+        self._head |= {"usage": None} if include_usage else {}
         self._frame = stream.Frame(self._head)
         self._timeout = job.timeout
         self._usage = include_usage
@@ -132,16 +120,10 @@ def _chunks(job: Job, events: Events, include_usage: bool) -> Iterator[str]:
     chunks = _Chunks(job, include_usage)
     begun = False
     for event in events:
-        if isinstance(event, Token | Ended) and not begun:
+        if not isinstance(event, Token | Ended):
+            yield sse.HEARTBEAT
+            continue
+        if not begun:
             begun = True
             yield from chunks.begin()
-        yield from _told(chunks, event)
-
-
-def _told(chunks: _Chunks, event: Event | None) -> Iterator[str]:
-    if isinstance(event, Token):
-        yield chunks.token(event)
-    elif isinstance(event, Ended):
-        yield from chunks.end(event)
-    else:
-        yield sse.HEARTBEAT
+        yield from (chunks.token(event),) if isinstance(event, Token) else chunks.end(event)

@@ -2,7 +2,6 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 from flask import Response, g, jsonify
@@ -22,6 +21,7 @@ from app.web.submit import submit_generation
 
 completions = blueprint("completions")
 
+Answer = tuple[list[Token], Ended]
 #: Events, each with the number of its prompt.
 Told = Generator[tuple[int, Event | None], None, None]
 
@@ -42,7 +42,7 @@ def create_completion(body: CompletionBody) -> Response:
             told = _in_turn(site, jobs, followed)
             return sse.closing(_chunks(jobs, body, told), told)
         answers = [gathered(events, job.timeout) for job, events in zip(jobs, followed, strict=True)]
-    return jsonify(_whole(jobs, body, answers))
+    return jsonify(_whole(jobs, answers, echo=bool(body.echo)))
 
 
 def _submitted(site: Site, requests: Sequence[GenerateBody]) -> list[Job]:
@@ -67,39 +67,22 @@ def _leaving_none(site: Site, jobs: list[Job]) -> Iterator[None]:
 
 
 def _head(job: Job) -> dict[str, Any]:
-    return {
-        "id": f"cmpl-{job.id}",
-        "object": "text_completion",
-        "created": int(job.created_at),
-        "model": job.model,
-        "system_fingerprint": None,
-    }
+    return shapes.head(job, "cmpl", "text_completion")
 
 
-def _whole(jobs: list[Job], body: CompletionBody, answers: list[tuple[list[Token], Ended]]) -> dict[str, Any]:
-    several = (
-        _choices(job, job.request["prompt"] if body.echo else "", *answer)
-        for job, answer in zip(jobs, answers, strict=True)
-    )
-    choices = [{**choice, "index": index} for index, choice in enumerate(chain.from_iterable(several))]
+def _whole(jobs: list[Job], answers: list[Answer], *, echo: bool) -> dict[str, Any]:
+    choices: list[dict[str, Any]] = []
+    for job, (tokens, ended) in zip(jobs, answers, strict=True):
+        said = job.request["prompt"] if echo else ""
+        for _, own, reason in shapes.choices(job, tokens, ended):
+            text, logprobs = said + "".join(token.text for token in own), shapes.plain_logprobs(own, len(said))
+            choices.append(_choice(len(choices), text, reason, logprobs))
     return {**_head(jobs[0]), "choices": choices, "usage": shapes.usage(_total([ended.usage for _, ended in answers]))}
 
 
 def whole_of_one(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
     """A whole answer to one prompt; a batch's lines know no echo."""
-    choices = [{**choice, "index": index} for index, choice in enumerate(_choices(job, "", tokens, ended))]
-    return {**_head(job), "choices": choices, "usage": shapes.usage(ended.usage)}
-
-
-def _choices(job: Job, echo: str, tokens: list[Token], ended: Ended) -> Iterator[dict[str, Any]]:
-    finishes = {token.choice: token.finish for token in tokens if token.finish}
-    for index in range(job.request["n"]):
-        own = [token for token in tokens if token.choice == index]
-        yield {
-            "text": echo + "".join(token.text for token in own),
-            "logprobs": shapes.plain_logprobs(own, len(echo)),
-            "finish_reason": finishes.get(index, ended.done_reason),
-        }
+    return _whole([job], [(tokens, ended)], echo=False)
 
 
 def _in_turn(site: Site, jobs: list[Job], followed: list[Events]) -> Told:

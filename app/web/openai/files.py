@@ -17,7 +17,8 @@ from app.web.current import Site, here
 from app.web.dialect import Lenient
 from app.web.offload import offload
 from app.web.openai import lines
-from app.web.openai.answers import DeletedAnswer, FileAnswer, FilesAnswer, blueprint
+from app.web.openai.answers import blueprint
+from app.web.openai.batch_answers import DeletedAnswer, FileAnswer, FilesAnswer
 
 files = blueprint("files")
 

@@ -4,7 +4,6 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from app.errors import ModelNotDownloadedError, ModelNotFoundError
 from app.models import Model
 from app.web.current import here
 from app.web.openai.answers import OpenAIModel, OpenAIModels, blueprint
@@ -22,10 +21,7 @@ def list_openai_models() -> Response:
 @models.get("/v1/models/<path:name>", summary="Show a model, as OpenAI's API does", responses={200: OpenAIModel})
 def show_openai_model(path: ModelPath) -> Response:
     """One of them."""
-    try:
-        return jsonify(_show(here().kernel.catalog.get(path.name)))
-    except ModelNotDownloadedError as error:
-        raise ModelNotFoundError(path.name) from error
+    return jsonify(_show(here().kernel.catalog.get(path.name)))
 
 
 def _show(model: Model) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from app.web.client import of_request
 from app.web.current import Site, here
 from app.web.errors import translating
 from app.web.held import events_of, gathered, opened
-from app.web.openai.answers import DeletedAnswer, ResponseAnswer, StreamedResponse, blueprint
+from app.web.openai.answers import blueprint
+from app.web.openai.batch_answers import DeletedAnswer
+from app.web.openai.response_answers import ResponseAnswer, StreamedResponse
 from app.web.openai.response_events import KEPT, PREFIX, numbered, of_row, shape
 from app.web.openai.response_schemas import ResponseBody, ResponsePath, ResponseQuery
 from app.web.stream import Events, follow

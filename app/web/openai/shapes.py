@@ -1,8 +1,10 @@
 """What OpenAI's clients parse: errors, usage, probabilities. Shapes: https://platform.openai.com/docs/api-reference."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from app.events import Likely, Logprob, Token, Usage
+from app.events import Ended, Likely, Logprob, Token, Usage
+from app.models import Job
 from app.web.errors import Fault
 
 #: Their names for kinds of errors, by HTTP status. What is not here is `server_error`.
@@ -26,6 +28,20 @@ def failed(code: str, message: str, status: int, param: str | None = None) -> di
     """The inner object of an error."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"message": message, "type": kind, "param": param, "code": _CODES.get(code, code)}
+
+
+def head(job: Job, prefix: str, kind: str) -> dict[str, Any]:
+    """What every completion and chunk begins with."""
+    ident = {"id": f"{prefix}-{job.id}", "object": kind, "created": int(job.created_at)}
+    return {**ident, "model": job.model, "system_fingerprint": None}
+
+
+def choices(job: Job, tokens: list[Token], ended: Ended) -> Iterator[tuple[int, list[Token], str]]:
+    """Each choice's number, its tokens, and why it ended, out of a transcript in which they may be mixed."""
+    finishes = {token.choice: token.finish for token in tokens if token.finish}
+    for index in range(job.request["n"]):
+        own = [token for token in tokens if token.choice == index]
+        yield index, own, finishes.get(index, ended.done_reason)
 
 
 def reason(done_reason: str, *, called: bool) -> str:
