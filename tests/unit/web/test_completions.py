@@ -1,6 +1,8 @@
 """Several prompts in one request."""
 
 import json
+import threading
+from collections.abc import Iterator
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,9 +16,14 @@ from .test_chat import meanwhile
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def soon(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Who is abandoned ends at once; and before the kernel does."""
     monkeypatch.setattr(held, "LINGER", 0.1)
     monkeypatch.setattr(held, "ANSWER", 0.1)
+    yield
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(10)
 
 
 def test_prompts_of_a_refused_request_do_not_run_on(
