@@ -80,8 +80,10 @@ class Batches:
         with self._db.write() as session:
             session.add(batch)
 
-    def fill(self, batch_id: str, jobs: Iterable[Job]) -> int:
+    def fill(self, batch_id: str, jobs: Iterable[Job], key: Key | None = None) -> int:
         """Commits lines, some hundred at a time; returns how many. Nothing of them is in the broker yet.
+
+        A key stands for the first line, and so for the batch: a second batch under the same key cannot be filled.
 
         Stops where the batch was cancelled or given up meanwhile. Its row is changed first: on PostgreSQL that is the
         lock which whoever moves it on waits for, so that no line comes behind their back.
@@ -93,6 +95,8 @@ class Batches:
                 if not session.execute(mine.values(total=count + len(chunk))).rowcount:  # type: ignore[attr-defined]
                     break
                 session.add_all(chunk)
+                if count == 0:
+                    keys.keep(session, key, chunk[0])
             count += len(chunk)
         return count
 
@@ -118,6 +122,12 @@ class Batches:
         """The jobs that a key stands for, if any. Raises IdempotencyConflictError."""
         with self._db.read() as session:
             return _earlier(session, key)
+
+    def group_of(self, key: Key | None) -> str | None:
+        """The group of the jobs that a key stands for, if any. Raises IdempotencyConflictError."""
+        with self._db.read() as session:
+            first = keys.find(session, key)
+        return None if first is None else first.group_id
 
     def open(self, batch_id: str) -> None:
         """All its lines are here: the batch is accepted."""
@@ -219,13 +229,14 @@ class Batches:
             return
         if batch.status == Stage.CANCELLING:
             self._move(batch.id, (Stage.CANCELLING,), Stage.CANCELLED, cancelled_at=now)
-        elif now >= batch.expires_at and self._some_timed_out(batch.id):
+        elif now >= batch.expires_at and self._some_expired(batch.id):
             self._move(batch.id, OPEN, Stage.EXPIRED, finalizing_at=now, expired_at=now)
         else:
             self._move(batch.id, OPEN, Stage.COMPLETED, finalizing_at=now, completed_at=now)
 
-    def _some_timed_out(self, group_id: str) -> bool:
-        query = sa.select(Job.id).where(Job.group_id == group_id, Job.status == State.TIMED_OUT).limit(1)
+    def _some_expired(self, group_id: str) -> bool:
+        late = (Job.status == State.TIMED_OUT, Job.finished_at >= Job.expires_at)
+        query = sa.select(Job.id).where(Job.group_id == group_id, *late).limit(1)
         with self._db.read() as session:
             return session.scalar(query) is not None
 

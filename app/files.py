@@ -66,14 +66,14 @@ class Files:
         return self._folder / file.id
 
     def page(
-        self, tenant: str, *, purpose: str | None = None, after: str | None = None, limit: int = 100
+        self, tenant: str, *, purpose: str | None = None, after: str | None = None, limit: int, newest: bool = True
     ) -> list[File]:
-        """Newest first; `after` is the last id of the page before."""
-        query = sa.select(File).where(File.tenant == tenant).order_by(File.id.desc())
+        """By age, newest or oldest first; `after` is the last id of the page before."""
+        query = sa.select(File).where(File.tenant == tenant).order_by(File.id.desc() if newest else File.id)
         if purpose is not None:
             query = query.where(File.purpose == purpose)
         if after is not None:
-            query = query.where(File.id < after)
+            query = query.where(File.id < after if newest else File.id > after)
         with self._db.read() as session:
             return list(session.scalars(query.limit(limit)))
 

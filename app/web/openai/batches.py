@@ -12,11 +12,13 @@ from app.apikeys import Identity
 from app.batches import Counts, Stage
 from app.errors import InvalidRequestError
 from app.jobs import new_id
+from app.keys import Key
 from app.models import Batch
 from app.web.access import identity
 from app.web.current import Site, here
 from app.web.dialect import Lenient
 from app.web.groups import end_group
+from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.openai import lines
 from app.web.openai.answers import blueprint
@@ -67,7 +69,9 @@ class BatchesQuery(Lenient):
 @batches.post("/v1/batches", summary="Run a file of requests", responses={200: BatchAnswer})
 def create_batch(body: BatchBody) -> Response:
     """Answers when every line is in the queue, or when the file was refused: then its status is `failed`."""
-    site = here()
+    site, key = here(), key_of_request()
+    if (earlier := site.kernel.batches.group_of(key)) is not None:
+        return jsonify(_current(site, earlier))
     if body.endpoint not in ENDPOINTS:
         raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
     who = identity()
@@ -93,21 +97,22 @@ def create_batch(body: BatchBody) -> Response:
     if errors:
         site.kernel.batches.refuse(batch.id, errors)
     else:
-        _fill(site, path, batch, who)
+        _fill(site, path, batch, who, key)
     for model in site.kernel.batches.models(batch.id):
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)
-    return jsonify(_current(site, batch.id))
+    return jsonify(_current(site, site.kernel.batches.group_of(key) or batch.id))
 
 
-def _fill(site: Site, path: Path, batch: Batch, who: Identity) -> None:
+def _fill(site: Site, path: Path, batch: Batch, who: Identity, key: Key | None) -> None:
     """Reads the file a second time: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
     try:
-        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch, who))
+        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch, who), key)
     except Exception:
         message = "The server could not queue all lines. Create the batch again."
         site.kernel.batches.refuse(batch.id, [lines.error(None, "interrupted", message, None)])
-        raise
+        if site.kernel.batches.group_of(key) is None:  # else the same request came twice at once: the other has them
+            raise
     site.kernel.batches.open(batch.id)
 
 

@@ -42,7 +42,7 @@ class FilePath(BaseModel):
 
 
 class FilesQuery(Lenient):
-    """Which files to list, newest first."""
+    """Which files to list."""
 
     purpose: str | None = None
     after: str | None = None
@@ -65,7 +65,10 @@ def upload_file() -> Response:
 @files.get("/v1/files", summary="List files", responses={200: FilesAnswer})
 def list_files(query: FilesQuery) -> Response:
     """What was uploaded."""
-    page = here().kernel.files.page(identity().tenant, purpose=query.purpose, after=query.after, limit=query.limit + 1)
+    tenant, newest = identity().tenant, query.order == "desc"
+    page = here().kernel.files.page(
+        tenant, purpose=query.purpose, after=query.after, limit=query.limit + 1, newest=newest
+    )
     return jsonify(listing([show(file) for file in page], query.limit))
 
 

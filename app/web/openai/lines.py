@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app.apikeys import Identity
-from app.errors import InvalidRequestError, ModelNotDownloadedError, NotAllowedError, TokenyardError
+from app.errors import Failure, InvalidRequestError, ModelNotDownloadedError, NotAllowedError, TokenyardError
 from app.events import Ended, Log
 from app.jobs import BATCH_PRIORITY, State
 from app.kernel import Kernel
@@ -16,11 +16,11 @@ from app.models import Batch, Job, Model
 from app.results import usage_of
 from app.store import Detail
 from app.web.bodies import MAX_BODY, decode_object
-from app.web.errors import STATUSES, translating
+from app.web.errors import STATUSES, Fault, failure_of, translating
 from app.web.fold import opens_thought
 from app.web.openai import chat, completions
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
-from app.web.openai.shapes import failed
+from app.web.openai.shapes import refusal
 from app.web.schemas import GenerateBody
 from app.web.submit import generation, model_of
 
@@ -160,15 +160,21 @@ def output(detail: Detail, endpoint: str) -> bytes:
 def problem(detail: Detail, _endpoint: str) -> bytes:
     """The line of a job that did not."""
     job = detail.job
-    if job.status == State.TIMED_OUT:
-        message = "This request could not be executed before the completion window expired."
-        return _line(job, None, {"code": "batch_expired", "message": message})
     if job.status == State.CANCELLED:
         return _line(job, None, {"code": "batch_cancelled", "message": "The batch was cancelled before this request."})
-    code = job.error_code or "internal"
-    status = 404 if code == "model_not_downloaded" else STATUSES.get(code, 500)
-    body = {"error": failed(code, job.error_message or "", status)}
+    if job.status == State.TIMED_OUT and not _ran_out(job):
+        message = "This request could not be executed before the completion window expired."
+        return _line(job, None, {"code": "batch_expired", "message": message})
+    ended = Ended(0, job.status, code=job.error_code or "", message=job.error_message or "")
+    failure = failure_of(ended, job.timeout) or Failure("internal", "")
+    body, status = refusal(Fault(failure.code, failure.message, None, STATUSES.get(failure.code, 500)))
     return _line(job, {"status_code": status, "request_id": job.id, "body": body}, None)
+
+
+def _ran_out(job: Job) -> bool:
+    """Whether its own timeout ended a line, and not the window, which covers waiting alone."""
+    started, ended = job.started_at, job.finished_at or 0.0
+    return started is not None and (ended < job.expires_at or ended - started >= job.timeout)
 
 
 def _line(job: Job, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from app.apikeys import Identity
 from app.batches import Batches, Stage
 from app.errors import UnavailableError
 from app.kernel import Kernel
+from app.keys import Key
 from app.models import Batch, Job
 from app.retention import Retention
 from app.web.current import Site
-from app.web.openai import lines
+from app.web.openai import batches, lines
 from tests.unit.conftest import make_job
 
 from .conftest import Worker
@@ -128,3 +130,68 @@ def test_a_refused_batch_is_refused_once(kernel: Kernel) -> None:
 
     assert kernel.batches.get(batch.id).status == Stage.IN_PROGRESS
     assert kernel.batches.counts(batch.id, "").open == 1
+
+
+def test_the_same_key_is_the_same_batch(client: FlaskClient, kernel: Kernel) -> None:
+    key, body = {"Idempotency-Key": "k"}, {"input_file_id": upload(client, 3), "endpoint": ENDPOINT}
+    first, again = (client.post("/v1/batches", json=body, headers=key).get_json() for _ in range(2))
+    other = client.post("/v1/batches", json=body | {"completion_window": "2h"}, headers=key)
+
+    assert first["id"] == again["id"]
+    assert other.status_code == 409
+    assert (len(kernel.batches.page()), len(kernel.store.page())) == (1, 3)
+
+
+def test_the_same_key_at_once_is_one_batch(client: FlaskClient, kernel: Kernel, site: Site) -> None:
+    """The second request looks for the key before the first one has kept it."""
+    key, file_id = Key("", "k", "d"), upload(client, 3)
+    first, second = (batch_of(kernel, id=f"batch_{n}") for n in (1, 2))
+    path = kernel.files.path(kernel.files.get(file_id, ""))
+    with client.application.app_context():
+        for batch in (first, second):
+            batches._fill(site, path, batch, Identity(), key)
+
+    assert kernel.batches.group_of(key) == first.id
+    assert [kernel.batches.counts(batch.id, "").total for batch in (first, second)] == [3, 0]
+    assert kernel.batches.get(second.id).status == Stage.FAILED
+
+
+@pytest.mark.parametrize(("ran", "code"), [(20.0, "timed_out"), (None, "batch_expired")])
+def test_a_line_that_timed_out_says_what_ran_out(
+    client: FlaskClient, kernel: Kernel, ran: float | None, code: str
+) -> None:
+    batch = batch_of(kernel, status=Stage.IN_PROGRESS, expires_at=100.0)
+    started = None if ran is None else 50.0
+    end = 100.0 if started is None or ran is None else started + ran
+    kernel.batches.add(
+        [
+            make_job(
+                group_id=batch.id,
+                status="timed_out",
+                timeout=20.0,
+                started_at=started,
+                finished_at=end,
+                expires_at=100.0,
+                request={lines.LINE: "a"},
+            )
+        ]
+    )
+    kernel.batches.advance()
+    shown = client.get(f"/v1/batches/{batch.id}").get_json()
+    line = json.loads(client.get(f"/v1/files/{shown['error_file_id']}/content").data)
+
+    assert shown["status"] == ("expired" if ran is None else "completed")
+    told = line["error"] or line["response"]["body"]["error"]
+    assert told["code"] == code
+    assert (line["response"] or {}).get("status_code") == (None if ran is None else 408)
+
+
+def test_files_are_listed_from_either_end(client: FlaskClient) -> None:
+    ids = [upload(client, 1) for _ in range(3)]
+
+    def listed(**query: Any) -> list[str]:
+        return [file["id"] for file in client.get("/v1/files", query_string=query).get_json()["data"]]
+
+    assert listed() == listed(order="desc") == ids[::-1]
+    assert listed(order="asc", limit=2) == ids[:2]
+    assert listed(order="asc", after=ids[1]) == ids[2:]
