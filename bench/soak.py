@@ -1,0 +1,178 @@
+"""`python -m bench.soak [MINUTES]`: random bad input and good load together, on a stack of its own.
+
+Ends with 1 when an answer was a 5xx, a good one failed, or when memory, descriptors or the broker's keys of any part of
+the stack grew from the first quarter of the time to the last. The bad input is tests/badinput.py's, and random bytes.
+"""
+
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import redis
+from websocket import WebSocketException, create_connection
+
+from tests import badinput
+from tests.badinput import BROKEN, CASES, FRAMES, GOOD, RAW
+from tests.stack import Stack, broker
+
+PARTS = ("web", "worker", "puller", "keeper", "beat")
+TEXT, BINARY = 1, 2
+#: Seconds between requests of one sender, and between measurements.
+PACE, LOOK = 0.1, 5.0
+#: What a part may differ by between the quarters: megabytes, a share, descriptors; and the broker keys.
+MEMORY_MB, MEMORY_SHARE, FILES, KEYS = 16.0, 0.05, 8, 40
+
+
+class Sample(NamedTuple):
+    """What a part uses: megabytes that are its own, descriptors; for `broker`, the keys stand for these."""
+
+    memory: float
+    files: int
+
+
+class Soak:
+    """Senders, and what came of it."""
+
+    def __init__(self, stack: Stack, seconds: float, seed: int) -> None:
+        self._stack = stack
+        self._until = time.monotonic() + seconds
+        self._random = random.Random(seed)  # noqa: S311 - no secret hangs on it
+        self.counts: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.samples: dict[str, list[Sample]] = {part: [] for part in (*PARTS, "broker")}
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Until the time is over."""
+        senders: list[Callable[[httpx.Client], None]] = [self._good, self._good, self._bad, self._bad, self._bytes]
+        with ThreadPoolExecutor(len(senders) + 2) as pool:
+            working = [pool.submit(self._often, sender) for sender in senders]
+            working += [pool.submit(self._sockets), pool.submit(self._measure)]
+            for work in working:
+                work.result()
+
+    def _often(self, send: Callable[[httpx.Client], None]) -> None:
+        with httpx.Client(base_url=self._stack.url, timeout=30, trust_env=False) as client:
+            while time.monotonic() < self._until:
+                try:
+                    send(client)
+                except httpx.TransportError as error:
+                    self._note("transport", f"{send.__name__}: {error!r}")
+                time.sleep(PACE)
+
+    def _note(self, what: str, fault: str = "") -> None:
+        with self._lock:
+            self.counts[what] += 1
+            if fault:
+                self.faults.append(fault)
+
+    def _good(self, client: httpx.Client) -> None:
+        stream = self._random.random() < 0.5
+        answer = client.post("/chat", json=GOOD | {"stream": stream, "max_tokens": 16})
+        right = answer.status_code == 200 and ("t15" in answer.text)
+        self._note("good", "" if right else f"good: {answer.status_code} {answer.text[:200]}")
+
+    def _bad(self, client: httpx.Client) -> None:
+        case = self._random.choice(CASES)
+        answer = client.request(case.method, case.path, content=case.body or None, headers=case.headers)
+        wrong = badinput.faults_of(case, answer)
+        self._note(f"bad {answer.status_code}", f"{case.path} {case.name}: {wrong}" if wrong else "")
+
+    def _bytes(self, client: httpx.Client) -> None:
+        body = json.dumps(GOOD).encode()
+        at = self._random.randrange(len(body))
+        noise = self._random.randbytes(self._random.choice((1, 4, 64, 4096)))
+        path = self._random.choice(badinput.CHATS)
+        answer = client.post(path, content=body[:at] + noise + body[at:], headers={"Content-Type": badinput.JSON})
+        self._note("random", f"{path} random: {answer.text[:200]}" if answer.status_code >= 500 else "")
+        status, _ = badinput.exchange(self._stack.url, self._random.choice(list(RAW.values()))[0])
+        self._note("raw", f"raw: {status}" if status >= 500 else "")
+
+    def _sockets(self) -> None:
+        url = self._stack.url.replace("http", "ws") + "/ws"
+        while time.monotonic() < self._until:
+            with suppress(WebSocketException, OSError):
+                wire = create_connection(url, timeout=10)
+                for _ in range(5):
+                    raw, _code = self._random.choice(list(FRAMES.values()))
+                    wire.send(raw, TEXT if isinstance(raw, str) else BINARY)
+                    said = json.loads(wire.recv())
+                    self._note("frames", str(said)[:200] if said["error"]["code"] == "internal" else "")
+                assert wire.sock is not None
+                wire.sock.sendall(self._random.choice(list(BROKEN.values()))[0])
+                wire.shutdown()
+                self._note("sockets")
+            time.sleep(PACE)
+
+    def _measure(self) -> None:
+        while time.monotonic() < self._until:
+            for part in PARTS:
+                family = self._stack.family(part)
+                memory = sum(process.memory_full_info().uss for process in family) / 2**20
+                self.samples[part].append(Sample(memory, sum(process.num_fds() for process in family)))
+            with redis.Redis.from_url(self._stack.env["REDIS_URL"]) as client:
+                used = client.info("memory")["used_memory_dataset"] / 2**20
+                self.samples["broker"].append(Sample(used, client.dbsize()))
+            time.sleep(LOOK)
+
+    def growth(self) -> Iterator[str]:
+        """Prints each part's quarters; yields what grew."""
+        for part, samples in self.samples.items():
+            # The first eighth warms pools and caches up, and fills streams that live for STREAM_TTL_SECONDS.
+            settled = samples[len(samples) // 8 :]
+            quarter = max(1, len(settled) // 4)
+            first, last = _median(settled[:quarter]), _median(settled[-quarter:])
+            unit = "keys" if part == "broker" else "descriptors"
+            print(f"{part:8} {first.memory:7.1f} -> {last.memory:7.1f} MB  {first.files:5} -> {last.files:5} {unit}")
+            if last.memory - first.memory > max(MEMORY_MB, MEMORY_SHARE * first.memory):
+                yield f"{part}: memory grew from {first.memory:.1f} to {last.memory:.1f} MB"
+            if last.files - first.files > (max(KEYS, first.files // 4) if part == "broker" else FILES):
+                yield f"{part}: {unit} grew from {first.files} to {last.files}"
+
+
+def _median(samples: list[Sample]) -> Sample:
+    middle = len(samples) // 2
+    return Sample(sorted(s.memory for s in samples)[middle], sorted(s.files for s in samples)[middle])
+
+
+@contextmanager
+def stack(folder: Path) -> Iterator[Stack]:
+    """One whose streams and jobs are forgotten soon, so that what stays shows."""
+    with broker(folder) as url:
+        whole = Stack(folder, url, STREAM_TTL_SECONDS="20", RETENTION_JOBS="200", RENEW_SECONDS="5")
+        whole.run("migrate")
+        try:
+            whole.start(*PARTS)
+            whole.ready()
+            yield whole
+        finally:
+            whole.close()
+
+
+def main() -> int:
+    """Returns the exit code."""
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"{minutes:g} minutes, seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory() as name, stack(Path(name)) as whole:
+        soak = Soak(whole, minutes * 60, seed)
+        soak.run()
+        logs = [path.name for path in Path(name).glob("*.log") if "Traceback" in path.read_text(errors="replace")]
+    print(dict(sorted(soak.counts.items())))
+    faults = [*soak.faults, *soak.growth(), *(f"a traceback in {log}" for log in logs)]
+    print("\n".join(faults[:50]) or "nothing failed, nothing grew")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
