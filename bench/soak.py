@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import redis
@@ -108,9 +108,9 @@ class Soak:
                     wire.send(raw, TEXT if isinstance(raw, str) else BINARY)
                     said = json.loads(wire.recv())
                     self._note("frames", str(said)[:200] if said["error"]["code"] == "internal" else "")
-                assert wire.sock is not None
-                wire.sock.sendall(self._random.choice(list(BROKEN.values()))[0])
-                wire.shutdown()
+                socket = cast(Any, wire.sock)
+                socket.sendall(self._random.choice(list(BROKEN.values()))[0])
+                socket.close()
                 self._note("sockets")
             time.sleep(PACE)
 
