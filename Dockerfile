@@ -7,7 +7,7 @@ RUN useradd --uid 10001 --home-dir /data tokenyard && install --directory --owne
 
 WORKDIR /app
 # The packages are a layer of their own, which a change of the source leaves alone.
-COPY bootstrap.py pyproject.toml README.md requirements*.txt ./
+COPY bootstrap.py pyproject.toml README.md requirements*.* ./
 ARG HARDWARE=cpu
 RUN HARDWARE=$HARDWARE PIP_NO_CACHE_DIR=1 python3 bootstrap.py engines
 

@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETTINGS := PORT DATA_DIR HOST REDIS_URL DATABASE_URL FLOWER API_KEY DEVICES ENGINE HARDWARE
 $(foreach name,$(SETTINGS),$(if $($(name)),$(eval export $(name))))
 
-.PHONY: up start stop logs status migrate engines test bench faults demo-durable described compat-js check gpu-check install install-dev clean help
+.PHONY: up start stop logs status migrate engines test bench faults demo-durable described compat-js check gpu-check lock audit install install-dev clean help
 
 up: install ## Install what is missing and run the whole stack; PORT=… DATA_DIR=… for another place
 	@exec $(BIN)/tokenyard up
@@ -54,6 +54,16 @@ check: install-dev ## Lint, types and import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/unit/test_imports.py
+
+lock: install-dev ## Pin and hash all that requirements-base.in needs, for every platform
+	@$(BIN)/python -m pip install --quiet uv==0.13.9
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --custom-compile-command 'make lock' requirements-base.in \
+	  --output-file requirements-base.txt
+
+audit: install-dev ## Ask PyPI's advisories about every pinned package
+	@$(BIN)/python -m pip install --quiet pip-audit==2.10.1
+	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements-base.txt
 
 install:
 	@$(PYTHON) bootstrap.py

@@ -90,7 +90,7 @@ def base() -> None:
     # Not there, half made, or of a Python that is gone: making it again mends each.
     if not run([str(PYTHON), "-m", "pip", "--version"]) and not run([sys.executable, "-m", "venv", str(VENV)]):
         raise Trouble(f"A virtual environment could not be made: {reason()}")
-    need("-r", "requirements-base.txt")
+    need("--require-hashes", "-r", "requirements-base.txt")
     need("--no-deps", "--no-build-isolation", "-e", str(ROOT))
 
 
@@ -206,7 +206,7 @@ def is_done(stamp: Path) -> bool:
 
 def fingerprint() -> str:
     """Of everything that decides what is installed."""
-    files = sorted([*ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml", Path(__file__)])
+    files = sorted([*ROOT.glob("requirements*"), ROOT / "pyproject.toml", Path(__file__)])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """The installer: which set for which hardware, and what serves where something cannot be had. pip is a double."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def said(capfd: pytest.CaptureFixture[str]) -> Said:
 
 def test_the_base_says_its_size_and_a_second_run_installs_nothing(machine: Machine, said: Said) -> None:
     assert machine.run("base") == [
-        "-r requirements-base.txt",
+        "--require-hashes -r requirements-base.txt",
         f"--no-deps --no-build-isolation -e {bootstrap.ROOT}",
     ]
     assert "70 MB of Python packages to download (320 MB on disk); the starter model is another 93 MB" in said()
@@ -121,7 +122,7 @@ def test_a_base_that_cannot_be_installed_is_one_clear_end(machine: Machine) -> N
     with pytest.raises(SystemExit, match="no matching distribution\nCheck the network"):
         machine.run("base")
     machine.fail("nothing")
-    assert machine.run("base")[0] == "-r requirements-base.txt"
+    assert machine.run("base")[0] == "--require-hashes -r requirements-base.txt"
 
 
 def test_a_gpu_gets_the_cuda_builds_and_loses_the_cpus(machine: Machine, said: Said) -> None:
@@ -171,9 +172,9 @@ def test_an_unknown_part_is_refused() -> None:
 
 def test_the_sets_agree_on_their_versions() -> None:
     pins: dict[str, str] = {}
-    for file in bootstrap.ROOT.glob("requirements*.txt"):
+    for file in bootstrap.ROOT.glob("requirements*"):
         for line in file.read_text().splitlines():
-            name, found, version = line.split(";")[0].strip().partition("==")
+            name, found, version = re.split(r"[;\\]", line)[0].strip().partition("==")
             if found:
                 assert pins.setdefault(name.lower(), version) == version, f"{name} in {file.name}"
     assert len(pins) > 50
