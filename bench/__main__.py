@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from bench import durability, engines, ours, report
+from bench import arrivals, durability, engines, ours, report
 from bench.results import Row, keep, kept, machine
 
 Measure = Callable[[bool], list[Row]]
@@ -26,8 +26,10 @@ MEASURES: dict[str, Measure] = {
     "queue": ours.queue,
     "workers": ours.workers,
     "web": ours.web,
+    "up": arrivals.up,
+    "pull": arrivals.pull,
 }
-SLOW = {"vllm", "transformers"}
+SLOW = {"vllm", "transformers", "up"}
 
 
 def main() -> None:

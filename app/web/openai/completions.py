@@ -114,8 +114,8 @@ def _chunks(jobs: list[Job], body: CompletionBody, told: Told) -> Iterator[str]:
             if problem := stream.problem(event, jobs[index].timeout):
                 yield problem + stream.DONE
                 return
-            for choice, reason in finishes[index].rest(event):
-                yield frame.of(_choice(index * n + choice, "", reason))
+            rest = finishes[index].rest(event)
+            yield "".join(frame.of(_choice(index * n + choice, "", reason)) for choice, reason in rest)
             counted.append(event.usage)
         else:
             yield sse.HEARTBEAT
