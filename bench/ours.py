@@ -44,7 +44,7 @@ def relay(quick: bool) -> list[Row]:
             sides={"ours": rates},
         ),
         Row(
-            "cost",
+            "relay-cost",
             "processor time of web, broker and worker a relayed token at 32 streams",
             "µs",
             round(statistics.median(costs), 1),
