@@ -197,7 +197,7 @@ class Bus:
             subscription.psubscribe(*patterns)
             while True:
                 message = subscription.get_message(timeout=1.0)
-                yield Heard(message["channel"].decode(), message["data"]) if message else None
+                yield Heard(message["channel"].decode("ascii", "replace"), message["data"]) if message else None
 
 
 def channel(node: str) -> str:

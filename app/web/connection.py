@@ -11,7 +11,7 @@ from simple_websocket import ConnectionClosed
 from app.errors import InvalidRequestError, TokenyardError
 from app.events import Ended, Event, Progress, Token
 from app.web.current import Site
-from app.web.errors import failure_of, shortened
+from app.web.errors import InternalError, failure_of, request_id, shortened
 from app.web.stream import follow
 from app.web.views import counts, unusual
 
@@ -89,6 +89,7 @@ class Socket:
         connection.sock = _WholeSends(connection.sock)
         connection.input_buffer = self._inbox = Inbox(connection.input_buffer)
         self._lock = threading.Lock()
+        self._ident = request_id()
         self._follows = 0
         self._closed = False
 
@@ -137,6 +138,9 @@ class Socket:
             return
         except TokenyardError as error:
             self._try_fail(ref, job_id, error)
+        except Exception:  # the client would wait for ever on a socket that is well
+            log.exception("follow_failed", request_id=self._ident, job=job_id)
+            self._try_fail(ref, job_id, InternalError(self._ident))
         finally:
             self._follows -= 1
 

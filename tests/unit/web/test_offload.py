@@ -6,6 +6,7 @@ import re
 import pytest
 
 from app.aliases import Aliases
+from app.apikeys import ApiKeys
 from app.batches import Batches
 from app.catalog import Catalog
 from app.files import Files
@@ -14,7 +15,7 @@ from app.store import Store
 from app.web.offload import READS
 
 
-@pytest.mark.parametrize("kind", [Store, Batches, Files, Aliases, Sessions, Catalog])
+@pytest.mark.parametrize("kind", [Store, Batches, Files, Aliases, Sessions, Catalog, ApiKeys])
 def test_no_call_that_writes_runs_among_the_readers(kind: type) -> None:
     asking = {name for name in READS if hasattr(kind, name)}
     assert asking

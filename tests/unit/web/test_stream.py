@@ -169,6 +169,7 @@ def test_bytes_that_are_no_event_are_skipped(site: Site, worker: Worker) -> None
     reader = Reader(site, job.id)
     until(lambda: site.hub.followers() == 1)
     site.kernel.bus.redis.publish("tokenyard:events:x", b"broken")
+    site.kernel.bus.redis.publish(b"tokenyard:events:\xff", b"broken")
     worker.finish(job.id, attempt, worker.tokens(job.id, attempt, 1, 1))
     assert len(reader.all()) == 2
 
