@@ -64,6 +64,21 @@ class Counts(NamedTuple):
     open: int
 
 
+class Group(NamedTuple):
+    """A group in a list; `at` is when its first job came, in seconds since the epoch."""
+
+    tenant: str
+    name: str
+    at: float
+    counts: Counts
+
+
+#: The columns of Counts behind the first.
+_STATES = {
+    "completed": [State.SUCCEEDED],
+    "failed": sorted(TERMINAL - {State.SUCCEEDED}),
+    "open": sorted(set(State) - TERMINAL),
+}
 #: What somebody asked for before stays.
 _ASKED = sa.func.coalesce(Job.end_requested, State.CANCELLED.value)
 _BLIND = {"synchronize_session": False}
@@ -169,19 +184,33 @@ class Batches:
         ended = sum(count for state, count in by_state.items() if state in TERMINAL)
         return Counts(total, completed, ended - completed, total - ended)
 
+    def groups(self, *, scope: str | None = None, limit: int = 50) -> list[Group]:
+        """The groups whose jobs came last, of one tenant or (None) of all."""
+        of_state = {state: sa.func.count().filter(Job.status.in_(states)) for state, states in _STATES.items()}
+        query = (
+            sa.select(Job.tenant, Job.group_id, sa.func.min(Job.created_at), *of_state.values())
+            .where(Job.group_id.is_not(None), *([] if scope is None else [Job.tenant == scope]))
+            .group_by(Job.tenant, Job.group_id)
+            .order_by(sa.func.max(Job.id).desc())
+            .limit(limit)
+        )
+        with self._db.read() as session:
+            rows = session.execute(query).all()
+        return [Group(tenant, str(name), at, Counts(sum(counts), *counts)) for tenant, name, at, *counts in rows]
+
     def models(self, group_id: str) -> list[str]:
         """The models that its queued jobs want."""
         query = sa.select(Job.model).where(Job.group_id == group_id, Job.status == State.QUEUED).distinct()
         with self._db.read() as session:
             return list(session.scalars(query))
 
-    def lines(self, group_id: str, *, succeeded: bool, after: str = "") -> list[Detail]:
+    def lines(self, group_id: str, tenant: str, *, succeeded: bool, after: str = "") -> list[Detail]:
         """A page of its ended jobs, well or badly, in the order of their lines; empty behind the last one."""
         ended = Job.status == State.SUCCEEDED if succeeded else Job.status.in_(TERMINAL - {State.SUCCEEDED})
         query = (
             sa.select(Job, Result)
             .outerjoin(Result, Result.job_id == Job.id)
-            .where(Job.group_id == group_id, ended, Job.id > after)
+            .where(*_group(group_id, tenant), ended, Job.id > after)
             .order_by(Job.id)
             .limit(PAGE)
         )

@@ -256,6 +256,19 @@ class GroupAnswer(Answer):
     open: int
 
 
+class GroupEntry(GroupAnswer):
+    """A group in a list."""
+
+    tenant: str = Field(description="Whose it is; empty: the first operator's.")
+    created_at: datetime = Field(description="When its first job came.")
+
+
+class GroupsAnswer(Answer):
+    """Groups, the one with the newest job first."""
+
+    groups: list[GroupEntry]
+
+
 class GroupEvent(GroupAnswer):
     """The same, as its followers are told."""
 

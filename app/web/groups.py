@@ -1,9 +1,10 @@
 """Groups: many jobs in one request, to be listed, followed and ended together."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Annotated, Any
 
+import msgspec
 from flask import Response, jsonify, request
 from pydantic import BaseModel, Field, ValidationError
 
@@ -12,9 +13,10 @@ from app.errors import InvalidRequestError, NotFoundError, TokenyardError
 from app.jobs import BATCH_PRIORITY, State, new_id
 from app.keys import Key
 from app.models import Job
+from app.store import Detail
 from app.web import sse
 from app.web.access import identity
-from app.web.answers import GroupAnswer, GroupEvent, blueprint, stream_of
+from app.web.answers import GroupAnswer, GroupEvent, GroupsAnswer, blueprint, stream_of
 from app.web.bodies import NDJSON, decode_object, whole
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
@@ -22,9 +24,12 @@ from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.schemas import ChatBody, Strict
 from app.web.submit import generation, model_of
+from app.web.views import iso, show
 
 groups = blueprint("groups", "jobs", "Everything that was accepted.")
 
+_encode = msgspec.json.Encoder().encode
+LINES: dict[str, Any] = {"content": {NDJSON: {"schema": {"type": "string"}}}}
 MAX_LINES = 50_000
 #: How often a group's followers are told how it stands, in seconds.
 BEAT = 1.0
@@ -124,10 +129,42 @@ def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, tuple
         raise
 
 
+@groups.get("/groups", summary="List groups", responses={200: GroupsAnswer})
+def list_groups() -> Response:
+    """The fifty that jobs came to last, batches among them, and how their jobs stand."""
+    found = here().kernel.batches.groups(scope=identity().scope)
+    entries = [
+        one.counts._asdict() | {"group": one.name, "tenant": one.tenant, "created_at": iso(one.at)} for one in found
+    ]
+    return jsonify({"groups": entries})
+
+
 @groups.get("/groups/<group>", summary="Show a group", responses={200: GroupAnswer})
 def show_group(path: GroupPath, query: WhoseQuery) -> Response:
     """How many of its jobs there are, and how they stand. `GET /jobs?group=` lists them."""
     return jsonify(_standing(here(), path.group, _whose(path, query)))
+
+
+@groups.get("/groups/<group>/results", summary="Download what a group gave", responses={200: LINES})
+def show_results(path: GroupPath, query: WhoseQuery) -> Response:
+    """Its ended jobs whole, a line of JSON each: those that succeeded in the order of their lines, then the others."""
+    site, tenant = here(), _whose(path, query)
+    _standing(site, path.group, tenant)
+    response = Response(_results(site, path.group, tenant), mimetype=NDJSON)
+    response.headers["Content-Disposition"] = f'attachment; filename="{path.group}.jsonl"'
+    return response
+
+
+def _results(site: Site, group: str, tenant: str) -> Iterator[bytes]:
+    for succeeded in (True, False):
+        last = ""
+        while page := site.kernel.batches.lines(group, tenant, succeeded=succeeded, after=last):
+            yield offload(_as_lines, page)
+            last = page[-1].job.id
+
+
+def _as_lines(page: list[Detail]) -> bytes:
+    return b"".join(_encode(show(detail)) + b"\n" for detail in page)
 
 
 @groups.delete("/groups/<group>", summary="Cancel a group", responses={200: GroupAnswer})

@@ -151,7 +151,7 @@ def _show_output(file_id: str, batch: Batch) -> dict[str, Any]:
 def _told(site: Site, file_id: str, batch: Batch) -> Iterator[bytes]:
     well = file_id.startswith(OUTPUT)
     tell, last = (lines.output if well else lines.problem), ""
-    while page := site.kernel.batches.lines(batch.id, succeeded=well, after=last):
+    while page := site.kernel.batches.lines(batch.id, batch.tenant, succeeded=well, after=last):
         yield offload(_joined, tell, page, batch.endpoint)
         last = page[-1].job.id
 

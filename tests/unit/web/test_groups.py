@@ -92,3 +92,27 @@ def test_a_group_sent_again_is_its_own_jobs_alone(client: FlaskClient) -> None:
     again = client.post("/jobs?group=mine", data=lines(BODY, BODY), headers=key).get_json()
 
     assert again == first | {"ids": sorted(first["ids"])}
+
+
+def test_groups_are_listed_and_give_what_their_jobs_gave(client: FlaskClient, worker: Worker) -> None:
+    assert client.get("/groups").get_json() == {"groups": []}
+    ids = client.post("/jobs?group=old", data=lines(BODY, BODY), headers=NDJSON).get_json()["ids"]
+    client.post("/jobs?group=new", data=lines(BODY), headers=NDJSON)
+    worker.answer(ids[1], 2)
+    client.delete(f"/jobs/{ids[0]}")
+
+    listed = client.get("/groups").get_json()["groups"]
+    counts = [{name: group[name] for name in ("group", "total", "completed", "failed", "open")} for group in listed]
+    assert counts == [
+        {"group": "new", "total": 1, "completed": 0, "failed": 0, "open": 1},
+        {"group": "old", "total": 2, "completed": 1, "failed": 1, "open": 0},
+    ]
+    results = client.get("/groups/old/results")
+    told = [json.loads(line) for line in results.data.splitlines()]
+    assert [(one["id"], one["status"], one["text"]) for one in told] == [
+        (ids[1], "succeeded", "t1 t2 "),
+        (ids[0], "cancelled", ""),
+    ]
+    assert results.headers["Content-Disposition"] == 'attachment; filename="old.jsonl"'
+    assert client.get("/groups/new/results").data == b""
+    assert client.get("/groups/none/results").status_code == 404
