@@ -2,6 +2,8 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 import websocket
@@ -39,7 +41,8 @@ def test_metrics_agree_with_the_database_and_with_what_is_open(stack: Stack) -> 
     open_before = of(before, "tokenyard_streams_open")
     socket = websocket.create_connection(f"ws://127.0.0.1:{stack.port}/ws", timeout=30)
     with stack.http.stream("GET", f"/jobs/{slow}/stream") as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: without it the stream would be closed
+        next(lines)
         during = sampled(stack)
         assert of(during, "tokenyard_streams_open") == open_before + 2
         assert of(during, "tokenyard_jobs_running", 'model="scripted"') == 1
@@ -89,3 +92,56 @@ def test_one_request_id_leads_from_the_answer_through_both_logs(stack: Stack) ->
     )
     assert any("ended" in line for line in eventually(lambda: lines("worker"), what="the worker's line"))
     assert json.dumps(stack.job(job)).count("asked-by-a-test") == 0  # the operators' business
+
+
+def rows(stack: Stack) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """What the database itself says: tokens in and out, and of each kind of end how many jobs, attempts and losses."""
+    with closing(sqlite3.connect(stack.folder / "jobs.db")) as db:
+        ends = db.execute(
+            "SELECT kind, model, status, coalesce(error_code, ''), count(*), sum(attempt), sum(losses) FROM jobs "
+            "WHERE finished_at IS NOT NULL GROUP BY 1, 2, 3, 4"
+        ).fetchall()
+        spent = db.execute("SELECT sum(prompt_tokens), sum(completion_tokens) FROM results").fetchone()
+    labels = 'code="{3}",kind="{0}",model="{1}",outcome="{2}"'
+    return dict(zip(("in", "out"), spent, strict=True)), {labels.format(*end): [*end[4:]] for end in ends}
+
+
+def told(stack: Stack) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """The same as /metrics says it."""
+    samples = sampled(stack)
+    names = ("jobs_ended", "job_attempts", "job_losses")
+    counts = [{where: v for (name, where), v in samples.items() if name == f"tokenyard_{one}_total"} for one in names]
+    tokens = {way: int(of(samples, "tokenyard_tokens_total", f'"{way}"')) for way in ("in", "out")}
+    return tokens, {where: [int(count[where]) for count in counts] for where in counts[0]}
+
+
+def test_metrics_agree_with_the_database_to_the_job_after_500_jobs_and_kills(own_stack: Stack) -> None:
+    line = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "max_tokens": 20}
+    lines = [{**line, "scripted_tokens_per_second": 40, "priority": number % 10} for number in range(499)]
+    body = "\n".join(map(json.dumps, lines)).encode()
+    sent = own_stack.http.post("/jobs?group=many", content=body, headers={"Content-Type": "application/x-ndjson"})
+    long = submitted(own_stack, max_tokens=1000, scripted_tokens_per_second=5, priority=0)
+
+    def standing() -> dict[str, int]:
+        counts: dict[str, int] = own_stack.http.get("/groups/many").json()
+        return counts
+
+    eventually(lambda: standing()["open"] < 480, what="the first ends")
+    own_stack.kill("worker")
+    own_stack.start("worker")
+    eventually(lambda: standing()["open"] < 380, what="ends of the second life")
+    own_stack.http.delete(f"/jobs/{long}")  # after two losses it would run alone, for minutes
+    for name in ("web", "worker"):
+        own_stack.kill(name)
+        own_stack.start(name)
+    own_stack.ready()
+    for job in sent.json()["ids"][-5:]:
+        own_stack.http.delete(f"/jobs/{job}")
+    eventually(lambda: standing()["open"] == 0, seconds=120, what="the end of all")
+    own_stack.finished(long)
+
+    spent, ends = rows(own_stack)
+    assert told(own_stack) == (spent, ends)
+    assert sum(jobs for jobs, _, _ in ends.values()) == 500
+    assert sum(losses for _, _, losses in ends.values()) > 0
+    assert of(sampled(own_stack), "tokenyard_jobs_queued") == of(sampled(own_stack), "tokenyard_jobs_running") == 0
