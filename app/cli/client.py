@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple, NoReturn
+from urllib.parse import quote
 
 import httpx
 
@@ -14,6 +15,9 @@ from app.settings import Settings
 FAILED, UNREACHABLE, NOT_FOUND, NOT_ALLOWED, LATER = 1, 3, 4, 5, 6
 INTERRUPTED = 130
 _EXITS = {401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 429: LATER, 503: LATER}
+#: Where a model is a request's field, its absence is the request's fault.
+_ABSENT = frozenset({"model_not_found", "model_not_downloaded"})
+_STRANGER = "What answered ({}) does not speak Tokenyard's API; is TOKENYARD_URL right?"
 #: Seconds for which a broken stream is taken up again without an event, and between two attempts.
 PATIENCE, PAUSE = 60.0, 0.5
 
@@ -45,9 +49,12 @@ class Client:
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self.url = settings.address
         # A proxy of the environment has no business between this command and its own machine.
-        self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=60, trust_env=bool(settings.tokenyard_url)
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=60, trust_env=bool(settings.tokenyard_url)
+            )
+        except httpx.InvalidURL as error:
+            raise CommandError(f"TOKENYARD_URL={self.url} is no address ({error}).", exit_code=UNREACHABLE) from None
 
     def get(self, path: str, **params: Any) -> Any:
         """An answer's JSON. Raises CommandError."""
@@ -114,11 +121,14 @@ class Client:
 
     def _ask(self, method: str, path: str, **how: Any) -> Any:
         try:
-            answer = self._http.request(method, path, **how)
+            answer = self._http.request(method, quote(path, safe="/:@"), **how)  # a user's words may be in it
         except httpx.TransportError as error:
             self._unreachable(error)
         _check(answer)
-        return answer.json()
+        try:
+            return answer.json()
+        except ValueError:
+            raise CommandError(_STRANGER.format(answer.status_code)) from None
 
     def _unreachable(self, error: Exception) -> NoReturn:
         raise CommandError(
@@ -136,7 +146,10 @@ def _check(answer: httpx.Response) -> None:
         error = answer.json()["error"]
         message, reason = str(error["message"]), str(error.get("code") or "")
     except (ValueError, KeyError, TypeError):
-        message, reason = f"The server answered {answer.status_code}; is it Tokenyard?", ""
+        message, reason = _STRANGER.format(answer.status_code), ""
     if answer.status_code == 401:
-        message = "The server wants an API key. Set TOKENYARD_API_KEY (or API_KEY) to it."
-    raise CommandError(message, exit_code=_EXITS.get(answer.status_code, FAILED), reason=reason)
+        sent = "Authorization" in answer.request.headers
+        message = "This API key is wrong, revoked or expired." if sent else "The server wants an API key."
+        message += " Set TOKENYARD_API_KEY (or API_KEY) to one that works."
+    code = NOT_FOUND if reason in _ABSENT else _EXITS.get(answer.status_code, FAILED)
+    raise CommandError(message, exit_code=code, reason=reason)

@@ -157,7 +157,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:
-    found = devices.gpus()
+    found, planned = devices.gpus(), devices.plan(settings.devices)
     if not found:
         if shutil.which("nvidia-smi") or os.path.exists("/dev/nvidiactl"):
             todo = "See what `nvidia-smi` says; after an update of the driver, reboot."
@@ -171,7 +171,7 @@ def _gpu(settings: Settings) -> Iterator[Finding]:
     old = int(driver.partition(".")[0]) < DRIVER
     todo = f"The CUDA build needs driver {DRIVER} or newer. Update it; until then: make up HARDWARE=cpu" if old else ""
     yield Finding("driver", "bad" if old else "ok", driver, todo)
-    for device in devices.plan(settings.devices):
+    for device in planned:
         reading = devices.read(device)
         told = f"{size(reading.free)} of {size(reading.total)} free" if reading else "it does not answer"
         yield Finding(device.name, "ok" if reading else "bad", f"{device.title}, {told}")

@@ -135,6 +135,10 @@ def test_a_batch_goes_from_a_file_to_its_results(stack: Stack, tmp_path: Path) -
 def test_errors_are_one_line_and_an_exit_code(stack: Stack) -> None:
     assert tokenyard(stack, "jobs", "nothing", code=4).stderr.count("\n") == 1
     assert "give a prompt" in tokenyard(stack, "run", "scripted", code=2).stderr
+    assert "Pull it first" in tokenyard(stack, "load", "nothing", code=4).stderr
+    assert tokenyard(stack, "jobs", "a?b#c", code=4).stderr.startswith("tokenyard: No job has the id 'a?b#c'.")
+    assert "is TOKENYARD_URL right?" in tokenyard(stack, "jobs", "../metrics", code=1).stderr
+    assert "does not answer" in tokenyard(stack, "list", code=3, TOKENYARD_URL="http://[bad").stderr
     gone = f"http://127.0.0.1:{free_port()}"
     assert f"{gone} does not answer" in tokenyard(stack, "list", code=3, TOKENYARD_URL=gone).stderr
 
@@ -155,6 +159,8 @@ def test_the_doctor_explains_what_is_broken(stack: Stack, tmp_path: Path) -> Non
     assert "PORT=" in found["port"]["todo"]
     assert found["broker"]["state"] == found["database"]["state"] == "ok"
 
+    said = tokenyard(stack, "doctor", code=1, DEVICES="gpu.7").stdout
+    assert "There is no gpu.7 on this machine" in said
     (tmp_path / "jobs.db").write_text("no database, but long enough to be taken for one")
     said = tokenyard(stack, "doctor", code=1, DATA_DIR=str(tmp_path), REDIS_URL="redis://127.0.0.1:1/0").stdout
     assert "REDIS_URL does not answer" in said
