@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
@@ -33,17 +34,25 @@ def browser() -> Iterator[Browser]:
 
 def is_ours(said: ConsoleMessage) -> bool:
     """An error of a script; Chromium itself tells each answer that is no 2xx."""
-    return said.type == "error" and not said.text.startswith("Failed to load resource")
+    theirs = ("Failed to load resource", "WebSocket connection to")
+    return said.type == "error" and not said.text.startswith(theirs)
+
+
+@contextmanager
+def opened(browser: Browser, stack: Stack) -> Iterator[Page]:
+    """A page of a stack, with nothing in its storage; a script error fails the test."""
+    context = browser.new_context(base_url=stack.url, viewport={"width": 1200, "height": 800})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if is_ours(said) else None)
+    yield page
+    context.close()
+    assert errors == []
 
 
 @pytest.fixture
 def page(browser: Browser, stack: Stack) -> Iterator[Page]:
-    """The console, with nothing in its storage; a script error fails the test."""
-    context = browser.new_context(base_url=stack.url, viewport={"width": 1200, "height": 800})
-    opened = context.new_page()
-    errors: list[str] = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("console", lambda said: errors.append(said.text) if is_ours(said) else None)
-    yield opened
-    context.close()
-    assert errors == []
+    """A page of the shared stack."""
+    with opened(browser, stack) as page:
+        yield page

@@ -29,6 +29,8 @@ def guarded(response: Response) -> Response:
     """With what a browser is to hold against it."""
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    # Without any referrer, browsers send the login's form from an origin that they call null.
+    response.headers["Referrer-Policy"] = "same-origin"
     return response
 
 

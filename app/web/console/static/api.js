@@ -8,8 +8,12 @@ export class Failure extends Error {
   }
 }
 
+/** Who has logged in, where a key is needed: {name, role, csrf}. The word `csrf` goes with all that changes something. */
+let me = {};
+
 async function ask(method, path, body) {
   const options = { method, headers: {} };
+  if (method !== "GET" && me.csrf) options.headers["X-CSRF-Token"] = me.csrf;
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
@@ -21,6 +25,7 @@ async function ask(method, path, body) {
     throw new Failure("The server does not answer. It is tried again.", "unreachable", 0);
   }
   const data = await answer.json().catch(() => ({}));
+  if (answer.status === 401) location.assign("/login"); // the session is over, or was none
   if (!answer.ok) {
     throw new Failure(data.error?.message ?? `HTTP ${answer.status}`, data.error?.code, answer.status);
   }
@@ -31,6 +36,17 @@ export const get = (path) => ask("GET", path);
 export const post = (path, body = {}) => ask("POST", path, body);
 export const put = (path, body) => ask("PUT", path, body);
 export const remove = (path) => ask("DELETE", path);
+
+export async function whoAmI() {
+  me = await get("/me");
+  return me;
+}
+
+/** Ends the session here and everywhere. */
+export async function logOut() {
+  await post("/logout");
+  location.assign("/login");
+}
 
 /** A model's address: its slashes and colons stay. */
 export const modelPath = (name) => `/models/${encodeURI(name)}`;
@@ -92,7 +108,8 @@ class Line {
     }
     if (!this.#jobs.size && !this.#starts.size) return;
     this.onstate("Reconnecting …");
-    setTimeout(() => this.#connect(), this.#wait);
+    // A socket does not tell why it was refused; where the session is over, this leads to the login.
+    setTimeout(() => get("/me").catch(() => {}).then(() => this.#connect()), this.#wait);
     this.#wait = Math.min(this.#wait * 2, 8000);
   }
 

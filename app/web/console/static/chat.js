@@ -9,6 +9,7 @@ const OPTIONS = [
   ["temperature", 0, 2, 0.1], ["top_p", 0.05, 1, 0.05], ["top_k", 0, 1000, 1],
   ["min_p", 0, 1, 0.05], ["max_tokens", 1, 131072, 1], ["seed", 0, 4294967295, 1],
 ];
+const QUIET = { class: "quiet" };
 let conversations = load();
 let dirty = false;
 
@@ -93,7 +94,7 @@ export function show(root) {
   const thread = h("div", { class: "thread", "aria-live": "off" });
   const model = h("select", { id: "model", onchange: () => { talk.model = model.value; save(); } });
   const settings = h("details", { class: "settings" });
-  const box = h("textarea", { id: "box", rows: 3, placeholder: "Ask something …", "aria-label": "Message" });
+  const box = h("textarea", { id: "box", rows: 1, placeholder: "Ask something …", "aria-label": "Message" });
   const send = h("button", { type: "submit", class: "primary" }, "Send");
   const form = h("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); submit(); } }, box, send);
 
@@ -102,6 +103,7 @@ export function show(root) {
   });
 
   fill(root,
+    h("h1", { class: "skip" }, "Chat"),
     h("aside", { "aria-label": "Conversations" },
       button("New chat", () => { talk = create(); draw(); box.focus(); }), list),
     h("section", { class: "talk", "aria-label": "Conversation" },
@@ -147,7 +149,7 @@ export function show(root) {
     const note = h("p", { class: "note" });
     const acts = h("div", { class: "acts" });
     const article = h("article", { class: turn.role },
-      h("h2", {}, turn.role === "user" ? "You" : turn.model ?? "Answer"), text, note, acts);
+      h("h2", {}, turn.role === "user" ? "You" : turn.model ?? "Answer"), text, h("div", { class: "foot" }, acts, note));
     const refresh = (ended) => {
       text.textContent = turn.text;
       note.textContent = turn.error ?? (turn.ended || turn.role === "user" ? turn.stats ?? "" : waiting(turn));
@@ -168,13 +170,13 @@ export function show(root) {
 
   function actions(turn, at) {
     if (turn.role === "user") {
-      return [button("Edit", () => { box.value = turn.text; cut(at); draw(); box.focus(); })];
+      return [button("Edit", () => { box.value = turn.text; cut(at); draw(); box.focus(); }, QUIET)];
     }
-    if (!turn.ended) return [button("Stop", () => stop(turn), { disabled: !turn.job })];
+    if (!turn.ended) return [button("Stop", () => stop(turn), { disabled: !turn.job, class: "danger" })];
     return [
-      button("Retry", () => { cut(at); answer(); }),
-      button("Copy", () => navigator.clipboard.writeText(turn.text)),
-      turn.job && h("a", { href: `#jobs/${turn.job}` }, "Job"),
+      button("Retry", () => { cut(at); answer(); }, QUIET),
+      button("Copy", copier(() => turn.text), QUIET),
+      turn.job && h("a", { href: `#jobs/${turn.job}`, ...QUIET }, "Job"),
     ];
   }
 
@@ -214,7 +216,8 @@ export function show(root) {
     if (talk.model) model.value = talk.model;
     for (const one of conversations) for (const turn of one.turns) delete turn.changed;
     fill(thread, talk.turns.length ? talk.turns.map(drawTurn)
-      : h("p", { class: "empty" }, "Ask anything. The answer goes on when you reload, and waits here for you."));
+      : h("div", { class: "hello" }, h("h2", {}, "Ask anything"),
+        h("p", {}, "The answer goes on when you reload or lose the network, and waits here for you.")));
     thread.scrollTop = thread.scrollHeight;
   }
 
@@ -224,6 +227,20 @@ export function show(root) {
   }).catch((error) => notice(error.message));
   draw();
   return () => { for (const one of conversations) for (const turn of one.turns) delete turn.changed; };
+}
+
+/** Copies, and says so on the button. */
+function copier(text) {
+  return async ({ currentTarget: pressed }) => {
+    const word = pressed.textContent;
+    try {
+      await navigator.clipboard.writeText(text());
+      pressed.textContent = "Copied";
+    } catch {
+      notice("This browser copies on https and on this machine alone.");
+    }
+    setTimeout(() => { pressed.textContent = word; }, 1500);
+  };
 }
 
 /** The finished answer as HTML that the server made and sanitized. */
@@ -236,7 +253,7 @@ async function pretty(turn, text) {
     text.classList.add("html");
     for (const block of text.querySelectorAll("pre")) {
       const code = block.textContent;
-      block.before(button("Copy code", () => navigator.clipboard.writeText(code), { class: "copy" }));
+      block.before(button("Copy code", copier(() => code), { class: "copy quiet" }));
     }
   } catch {
     // The plain text stays: the job may be gone from the server, the conversation is not.

@@ -59,35 +59,67 @@ export async function attempt(action) {
   }
 }
 
-/** A table with a caption for screen readers. */
+/** A table with a caption. A head that begins with # is of numbers; a telephone shows each cell under its head. */
 export function table(caption, heads, rows, empty = "Nothing here yet.") {
-  if (!rows.length) return h("p", { class: "empty" }, empty);
-  return h("div", { class: "scroll" }, h("table", {},
+  const number = heads.map((head) => (head.startsWith("#") ? "num" : ""));
+  const names = heads.map((head) => head.replace("#", ""));
+  return h("div", { class: "card scroll" }, rows.length ? h("table", {},
     h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-    h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell) => h("td", {}, cell)))))));
+    h("thead", {}, h("tr", {}, names.map((name, at) => (name ? h("th", { scope: "col", class: number[at] }, name) : h("td"))))),
+    h("tbody", {}, rows.map((cells) => h("tr", {}, cells.map((cell, at) => {
+      const box = h("td", { class: number[at] }, cell);
+      box.dataset.head = names[at];
+      return box;
+    }))))) : h("p", { class: "empty" }, empty));
+}
+
+/** A page's head: its title, a line on what it is, and what stands at the right. */
+export function head(title, lead, ...right) {
+  return h("div", { class: "head" }, h("div", {}, h("h1", {}, title), lead && h("p", { class: "lead" }, lead)), ...right);
+}
+
+export function badge(status, text = status.replace("_", " ")) {
+  return h("span", { class: `badge ${status}` }, text);
+}
+
+/** Asks in a dialog: for a word where there is a label, else for yes or no. The answer: the word, true, or null. */
+export function question(title, { label, note, yes = "OK", danger = false } = {}) {
+  return new Promise((resolve) => {
+    const field = label && h("input", { required: true, autocomplete: "off" });
+    const box = h("dialog", { "aria-label": title }, h("h2", {}, title), note && h("p", { class: "note" }, note),
+      h("form", { method: "dialog", onsubmit: () => { box.returnValue = "yes"; } },
+        label && h("label", {}, label, field),
+        h("div", { class: "acts" }, button("Cancel", () => box.close("")),
+          h("button", { type: "submit", value: "yes", class: danger ? "danger" : "primary" }, yes))));
+    box.addEventListener("close", () => {
+      resolve(box.returnValue === "yes" ? field?.value.trim() ?? true : null);
+      box.remove();
+    });
+    document.body.append(box);
+    box.showModal();
+  });
 }
 
 export function button(text, onclick, attributes = {}) {
   return h("button", { type: "button", onclick, ...attributes }, text);
 }
 
-export function bar(share, label) {
-  return h("progress", { max: 1, value: share ?? 0, "aria-label": label });
+export function bar(share, label, kind = "") {
+  return h("progress", { max: 1, value: share ?? 0, "aria-label": label, class: kind });
 }
 
-/** A small line chart of the last values, as SVG. */
-export function chart(values, label) {
-  const box = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+function shape(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+/** A small chart of the last values, as SVG; the newest is at the right. */
+export function chart(values, label, kept) {
   const top = Math.max(...values, 1e-9);
-  const step = 100 / Math.max(values.length - 1, 1);
-  const points = values.map((value, at) => `${(at * step).toFixed(1)},${(29 - 28 * value / top).toFixed(1)}`);
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-  line.setAttribute("points", points.join(" "));
-  box.setAttribute("viewBox", "0 0 100 30");
-  box.setAttribute("preserveAspectRatio", "none");
-  box.setAttribute("role", "img");
-  box.setAttribute("aria-label", label);
-  box.append(line);
+  const points = values.map((value, at) => `${(100 - (values.length - 1 - at) * 100 / (kept - 1)).toFixed(1)},${(29 - 27 * value / top).toFixed(1)}`);
+  const box = shape("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": label });
+  const first = points[0]?.split(",")[0] ?? 100;
+  box.append(shape("polygon", { points: `${first},30 ${points.join(" ")} 100,30` }), shape("polyline", { points: points.join(" ") }));
   return box;
 }

@@ -1,7 +1,7 @@
 // Models: what is here, where it is loaded, what could be pulled.
 
 import { get, line, modelPath, post, put, remove } from "./api.js";
-import { attempt, bar, button, bytes, fill, h, notice, seconds, table } from "./dom.js";
+import { attempt, badge, bar, button, bytes, fill, h, head, notice, question, seconds, table } from "./dom.js";
 
 const pulls = new Map(); // job id -> {model, frame}
 
@@ -10,11 +10,10 @@ export function show(root) {
   const running = h("div", { class: "pulls", "aria-live": "polite" });
   const suggested = h("div", {});
   const name = h("input", { id: "pull-name", placeholder: "owner/name, owner/name:Q4_K_M or a short name", required: true });
-  const form = h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); start(name.value.trim()); } },
+  const form = h("form", { class: "row pullform card", onsubmit: (event) => { event.preventDefault(); start(name.value.trim()); } },
     h("label", { for: "pull-name" }, "Pull a model"), name, h("button", { type: "submit", class: "primary" }, "Pull"));
-  const known = new Map();
 
-  fill(root, h("h1", {}, "Models"), form, running, here, h("h2", {}, "Suggested"), suggested);
+  fill(root, head("Models", "What is on this machine, where it is loaded, and what would fit."), form, running, here, suggested);
 
   async function start(model) {
     if (!model) return;
@@ -41,6 +40,7 @@ export function show(root) {
   }
 
   function drawPulls() {
+    running.classList.toggle("card", pulls.size > 0);
     fill(running, [...pulls].map(([job, { model, frame }]) => h("div", { class: "pull" },
       h("strong", {}, model), bar(frame.progress, `Progress of ${model}`),
       h("span", {}, told(frame)),
@@ -60,14 +60,16 @@ export function show(root) {
     const path = modelPath(model.model);
     const act = (verb, body) => attempt(() => post(`${path}/${verb}`, body)).then(draw);
     const loading = model.loading?.[0];
-    const where = loading ? [bar(loading.progress, `Loading ${model.model}`), `loading on ${loading.worker}`]
-      : model.loaded ? `${model.workers.join(", ")} · ${model.backend}` : "on disk";
+    const where = loading ? [bar(loading.progress, `Loading ${model.model}`), h("div", { class: "note" }, `loading on ${loading.worker}`)]
+      : model.loaded ? [badge("succeeded", "loaded"), h("div", { class: "note" }, `${model.workers.join(", ")} · ${model.backend}`)]
+        : badge("queued", model.state === "missing" ? "files missing" : "on disk");
     const failure = model.failures?.[0];
     return [
-      h("div", {}, h("strong", {}, model.model), model.aliases.length > 0 && h("div", { class: "note" }, model.aliases.join(", "))),
-      bytes(model.size_bytes), model.quantization ?? model.dtype ?? "", model.context ?? "",
+      h("div", {}, h("strong", {}, model.model), h("div", {}, model.aliases.map((name) => h("span", { class: "chip" }, name,
+        button("×", () => attempt(() => remove(`/aliases/${encodeURI(name)}`)).then(draw), { "aria-label": `Remove the alias ${name}` }))))),
+      model.size_bytes ? bytes(model.size_bytes) : "", model.quantization ?? model.dtype ?? "", model.context ?? "",
       h("div", {}, where, model.why && h("div", { class: "note" }, model.why),
-        failure && h("div", { class: "note bad" }, failure.message ?? failure.reason ?? "")),
+        failure && h("div", { class: "note bad" }, failure.message)),
       h("div", { class: "acts" },
         loading ? button("Cancel", () => attempt(() => remove(`${path}/load`)).then(draw))
           : model.loaded ? button("Unload", () => act("unload")) : button("Load", () => act("load")),
@@ -77,31 +79,30 @@ export function show(root) {
   }
 
   async function alias(target) {
-    const word = prompt(`A further name for ${target}:`);
+    const word = await question("New alias", { label: `A further name for ${target}`, yes: "Add" });
     if (word && await attempt(() => put(`/aliases/${encodeURI(word)}`, { target }))) draw();
   }
 
   async function drop(model) {
-    if (confirm(`Delete ${model}?`) && await attempt(() => remove(modelPath(model)))) draw();
+    const sure = await question(`Delete ${model}?`, { note: "Its files go from this machine. It can be pulled again.", yes: "Delete", danger: true });
+    if (sure && await attempt(() => remove(modelPath(model)))) draw();
   }
 
   async function draw() {
     const answer = await attempt(() => get("/models"));
     if (!answer || !root.isConnected) return;
-    fill(here, table("Models on this machine", ["Name", "Size", "Weights", "Context", "Where", ""], answer.models.map(row),
+    fill(here, table("Models on this machine", ["Name", "#Size", "Weights", "#Context", "Where", ""], answer.models.map(row),
       "No models yet: pull one above."));
-    known.clear();
-    for (const model of answer.models) known.set(model.model, model);
   }
 
   async function drawSuggested() {
     const answer = await attempt(() => get("/models/suggested"));
     if (!answer) return;
-    fill(suggested, table("Models that can be pulled by a short name", ["Name", "Parameters", "Size", "Fits", ""],
+    fill(suggested, table("Suggested", ["Name", "#Parameters", "#Size", "This machine", ""],
       answer.models.map((one) => [
         h("div", {}, h("strong", {}, one.name), h("div", { class: "note" }, one.gguf.model)),
-        `${(one.parameters / 1e9).toFixed(1)} B`, bytes(one.gguf.size_bytes), one.gguf.fits ? "yes" : "too large",
-        one.downloaded.length ? "here" : button("Pull", () => start(one.name), { "aria-label": `Pull ${one.name}` }),
+        `${(one.parameters / 1e9).toFixed(1)} B`, bytes(one.gguf.size_bytes), one.gguf.fits ? badge("fits", "fits") : badge("queued", "too large"),
+        one.downloaded.length ? h("span", { class: "note" }, "here") : h("div", { class: "acts" },  button("Pull", () => start(one.name), { "aria-label": `Pull ${one.name}` })),
       ])));
   }
 
