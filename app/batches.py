@@ -20,6 +20,7 @@ from app.jobs import TERMINAL, State
 from app.keys import Key
 from app.locks import hold
 from app.models import Batch, Job, Result
+from app.quotas import check_queued
 from app.store import Detail
 
 #: Lines that one transaction inserts: few enough to let other writers in between.
@@ -90,9 +91,10 @@ class Batches:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def create(self, batch: Batch) -> None:
-        """Commits a batch that has no lines yet."""
+    def create(self, batch: Batch, lines: int = 0, most: int | None = None) -> None:
+        """Commits a batch that has no lines yet. `most` jobs of its tenant may wait. Raises QueueFullError."""
         with self._db.write() as session:
+            check_queued(session, batch.tenant, most, lines)
             session.add(batch)
 
     def fill(self, batch_id: str, jobs: Iterable[Job], key: Key | None = None) -> int:
@@ -115,15 +117,16 @@ class Batches:
             count += len(chunk)
         return count
 
-    def add(self, jobs: list[Job], key: Key | None = None) -> list[Job]:
+    def add(self, jobs: list[Job], key: Key | None = None, most: int | None = None) -> list[Job]:
         """Commits a group's jobs, all or none. Returns them, or those that were accepted under the same key before.
 
-        Raises IdempotencyConflictError.
+        `most` jobs of their tenant may wait. Raises IdempotencyConflictError, QueueFullError.
         """
         try:
             with self._db.write() as session:
                 earlier = _earlier(session, key)
                 if not earlier:
+                    check_queued(session, jobs[0].tenant, most, len(jobs))
                     session.add_all(jobs)
                     keys.keep(session, key, jobs[0])
         except sa.exc.IntegrityError:

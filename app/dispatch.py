@@ -38,15 +38,15 @@ class Dispatcher:
         self._loads = loads
         self._celery = celery
 
-    def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None) -> Job:
+    def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None, most: int | None = None) -> Job:
         """Accepts a job. Once its row is committed this succeeds, also when the broker is gone.
 
-        Returns the job, or the one that was accepted under the same key before. Raises ModelCooldownError and
-        IdempotencyConflictError before that.
+        Returns the job, or the one that was accepted under the same key before. `most`: as the store has it.
+        Raises ModelCooldownError, QueueFullError and IdempotencyConflictError before that.
         """
         if pull is None:
             self._check(job.model)
-        accepted = self._store.submit(job, pull, slots=self._slots(job.model), key=key)
+        accepted = self._store.submit(job, pull, slots=self._slots(job.model), key=key, most=most)
         self._send(accepted.hints)
         if pull is None and accepted.fresh:
             self._loads.place(job.model)

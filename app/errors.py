@@ -18,6 +18,7 @@ TokenyardError
 ├── ModelCooldownError      model_cooldown
 ├── IdempotencyConflictError  idempotency_conflict
 ├── QueueFullError          queue_full
+├── TooManyRequestsError    rate_limit_exceeded
 ├── SlowConsumerError       slow_consumer
 ├── NotAllowedError         unauthorized | forbidden | forbidden_… | bad_csrf
 ├── UnavailableError        broker_unavailable | database_unavailable
@@ -194,6 +195,17 @@ class QueueFullError(TokenyardError):
 
     code = "queue_full"
     retry_after = 5
+
+
+class TooManyRequestsError(TokenyardError):
+    """A key asks more often than it may."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        super().__init__(f"This key may send {limit} requests a minute. Try again in {retry_after} s.")
+        self.limit = limit
+        self.retry_after = retry_after
 
 
 class SlowConsumerError(TokenyardError):

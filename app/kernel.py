@@ -21,6 +21,7 @@ from app.lives import Lives
 from app.loads import Loads
 from app.logins import Logins
 from app.orders import Orders
+from app.rates import Rates
 from app.registry import Registry
 from app.retention import Retention
 from app.scans import Scans
@@ -45,6 +46,7 @@ class Kernel:
     sessions: Sessions
     api_keys: ApiKeys
     logins: Logins
+    rates: Rates
     bus: Bus
     registry: Registry
     loads: Loads
@@ -85,6 +87,7 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns, clock=clock),
         api_keys=ApiKeys(database, clock),
         logins=Logins(client),
+        rates=Rates(client),
         bus=bus,
         registry=registry,
         loads=loads,

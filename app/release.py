@@ -17,6 +17,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.jobs import BATCH_PRIORITY, Kind, State
 from app.models import Job
+from app.quotas import free
 
 #: A worker's next job waits in the broker while its slots are busy, so that no slot is idle for a round trip.
 WINDOW = 1.25
@@ -48,6 +49,8 @@ def fits(session: Session, job: Job, slots: int) -> bool:
     """Whether a new job may go to the broker as it comes: there is room, and nobody waits who could come first."""
     if slots <= 0 or session.scalar(_ANY_UNRELEASED, {"model": job.model}) is not None:
         return False
+    if free(session, (job.tenant,)).get(job.tenant) == 0:
+        return False  # as many as may run of its tenant's are out
     room, batch_room, top = _room(session, job.model, slots)
     return (room > 0 or job.priority < top) and (batch_room > 0 or job.priority < BATCH_PRIORITY)
 
@@ -90,13 +93,20 @@ def _room(session: Session, model: str, slots: int) -> tuple[int, int, int]:
 def _in_turn(session: Session, model: str, room: int) -> Iterator[Row]:
     """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority.
 
-    What each has in the broker and in the engines counts as turns it had: one slot at a time is shared too.
+    What each has in the broker and in the engines counts as turns it had: one slot at a time is shared too. A tenant
+    whose keys say how many of its jobs may run at once has no turn beyond that.
     """
     had: Had = {}
     for tenant, group, count in session.execute(_HAD, {"model": model}):
         had.setdefault(tenant, {})[group] = count
     tenants = session.scalars(_TENANTS, {"model": model}).all()
-    return heapq.merge(*(_of_tenant(session, model, tenant, room, had.get(tenant, {})) for tenant in tenants))
+    limited = free(session, tenants)
+    return heapq.merge(
+        *(
+            islice(_of_tenant(session, model, tenant, room, had.get(tenant, {})), limited.get(tenant))
+            for tenant in tenants
+        )
+    )
 
 
 def _of_tenant(session: Session, model: str, tenant: str, room: int, had: dict[str | None, int]) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.keys import Key
 from app.locks import alone, hold, insert
 from app.models import Job, Life, Pull, Result
+from app.quotas import check_queued
 from app.reads import HINTS, Detail, Hint, Reads
 from app.release import QUEUED, fits, pick
 from app.sessions import join, remember
@@ -36,16 +37,22 @@ class Accepted(NamedTuple):
 class Store(Reads):
     """The one writer of jobs."""
 
-    def submit(self, job: Job, pull: Pull | None = None, *, slots: int = 0, key: Key | None = None) -> Accepted:
+    def submit(
+        self, job: Job, pull: Pull | None = None, *, slots: int = 0, key: Key | None = None, most: int | None = None
+    ) -> Accepted:
         """Commits a job, which is its acceptance, and releases what may go to the broker in the same transaction.
 
         `slots` counts what the model's holders have; a pull needs none, its queue bounds itself. With a key that was
-        used before, the earlier job is the answer. Raises IdempotencyConflictError.
+        used before, the earlier job is the answer. `most` jobs of its tenant may wait, this one included.
+        Raises IdempotencyConflictError, QueueFullError.
         """
         try:
             with self._db.write() as session:
                 earlier = keys.find(session, key)
-                return Accepted(earlier, [], fresh=False) if earlier else self._add(session, job, pull, slots, key)
+                if earlier:
+                    return Accepted(earlier, [], fresh=False)
+                check_queued(session, job.tenant, most, 1)
+                return self._add(session, job, pull, slots, key)
         except sa.exc.IntegrityError:
             # PostgreSQL lets two transactions look for a key at once; SQLite's writers come one after the other.
             earlier = self.accepted(key)

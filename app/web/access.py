@@ -3,17 +3,20 @@
 A route that declares nothing is for users and operators. `needs` says otherwise, on a route or on a whole blueprint.
 """
 
+import functools
 import hmac
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, TypeVar
 
-from flask import Flask, current_app, g, has_request_context, request
+from flask import Flask, Response, current_app, g, has_request_context, request
 
 from app.apikeys import Identity, Keyring, Proof, Role
-from app.errors import NotAllowedError
+from app.errors import NotAllowedError, TooManyRequestsError
 from app.kernel import Kernel
 from app.logins import csrf
+from app.models import Model
+from app.rates import Rate
 from app.web.door import SAFE
 
 T = TypeVar("T")
@@ -54,11 +57,18 @@ def identity() -> Identity:
     return found
 
 
+def usable(models: Iterable[Model]) -> list[Model]:
+    """Those that whoever asks may use."""
+    who = identity()
+    return [model for model in models if who.may_use(model.name)]
+
+
 class Gate:
     """The doorkeeper of one site."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._logins = kernel.logins
+        self._rates = kernel.rates
         self._ring = Keyring(kernel.api_keys.all, kernel.settings, kernel.clock)
 
     def admit(self) -> None:
@@ -70,7 +80,19 @@ class Gate:
         found = self._ring.identify(proof)
         if found is None and proof is None and _is_socket():
             return  # it has a moment to say who it is
-        self._take(found, proof, access)
+        who = self._take(found, proof, access)
+        if request.method == "POST" and access is not Access.ANY:
+            self.spend(who)
+
+    def spend(self, who: Identity) -> None:
+        """Counts a request that asks for something. Raises TooManyRequestsError."""
+        if who.requests_per_minute is None:
+            return
+        try:
+            g.rate = self._rates.spend(who.tenant, who.requests_per_minute)
+        except TooManyRequestsError as error:
+            g.rate = Rate(error.limit, 0, error.retry_after or 1)
+            raise
 
     def shows(self) -> bool:
         """Whether an open route is asked by somebody who is known."""
@@ -124,14 +146,28 @@ def register(app: Flask, kernel: Kernel) -> None:
     """Puts the doorkeeper at every route."""
     app.extensions[_KEY] = Gate(kernel)
     app.before_request(app.extensions[_KEY].admit)
+    app.after_request(_tell_rate)
+
+
+def _tell_rate(response: Response) -> Response:
+    """OpenAI's names: https://platform.openai.com/docs/guides/rate-limits."""
+    rate: Rate | None = g.get("rate")
+    if rate is not None:
+        told = {"limit": rate.limit, "remaining": rate.remaining, "reset": f"{rate.reset}s"}
+        response.headers.update({f"x-ratelimit-{name}-requests": str(value) for name, value in told.items()})
+    return response
 
 
 def _access() -> Access:
     """What the route at hand declares. What leads nowhere is told to whoever has a key."""
-    if request.routing_exception is not None or request.endpoint is None:
-        return Access.ANY
-    view: Any = current_app.view_functions[request.endpoint]
-    blueprint: Any = current_app.blueprints.get(request.blueprint or "")
+    endpoint = request.endpoint
+    return Access.ANY if endpoint is None or request.routing_exception is not None else _declared(endpoint)
+
+
+@functools.cache  # of some hundred endpoints, which are the same for every application of a process
+def _declared(endpoint: str) -> Access:
+    view: Any = current_app.view_functions[endpoint]
+    blueprint: Any = current_app.blueprints.get(endpoint.rpartition(".")[0])
     declared: Access = getattr(view, "access", None) or getattr(blueprint, "access", None) or Access.USERS
     return declared
 

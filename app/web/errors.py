@@ -56,6 +56,7 @@ STATUSES = {
     "too_large": 413,
     "unsupported_media_type": 415,
     "queue_full": 429,
+    "rate_limit_exceeded": 429,
     "model_cooldown": 429,
     "hub_unreachable": 502,
     "disk_full": 507,

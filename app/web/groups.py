@@ -91,7 +91,7 @@ def _accept(site: Site, jobs: list[Job], key: Key | None) -> list[Job]:
     site.kernel.limits.take("", held=False, jobs=len(jobs))
     for job in jobs:
         job.request_id = request_id()  # they were read where no request is known
-    return site.kernel.batches.add(jobs, key)
+    return site.kernel.batches.add(jobs, key, identity().max_queued)
 
 
 def _read(site: Site, body: bytes, group: str, who: Identity) -> list[Job]:

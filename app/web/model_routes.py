@@ -9,6 +9,7 @@ from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.models import Model
 from app.registry import Card
+from app.web.access import usable
 from app.web.answers import ModelsAnswer, blueprint
 from app.web.current import here
 from app.web.residence import residence
@@ -20,7 +21,7 @@ models = blueprint("models", "models", "What this machine can run.")
 
 @models.get("/models", summary="List models", responses={200: ModelsAnswer})
 def list_models() -> Response:
-    """Every model on this machine, and which workers hold it."""
+    """Every model on this machine that the key may use, and which workers hold it."""
     kernel = here().kernel
     cards: tuple[Card, ...] = ()
     failures: list[Cooldown] = []
@@ -28,7 +29,7 @@ def list_models() -> Response:
         cards, failures = kernel.registry.workers(), kernel.loads.failures()
     except UnavailableError:
         log.info("models_without_workers")
-    aliases, models = kernel.aliases.of_models(), kernel.catalog.models()
+    aliases, models = kernel.aliases.of_models(), usable(kernel.catalog.models())
     shown = [_show(model, aliases.get(model.name, [])) | residence(model, cards, failures) for model in models]
     return jsonify({"models": shown})
 

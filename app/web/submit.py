@@ -41,7 +41,7 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     if isinstance(body, ChatBody) and body.session_id is not None:
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
     kernel.limits.take(job.model, held=held)
-    return _noted(kernel.dispatcher.submit(job, key=key))
+    return _noted(kernel.dispatcher.submit(job, key=key, most=who.max_queued))
 
 
 def model_of(kernel: Kernel, name: str) -> tuple[Model, str]:

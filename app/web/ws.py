@@ -159,6 +159,7 @@ def _act(site: Site, socket: Socket, frame: Frame) -> None:
     gate().renew()
     if isinstance(frame, Generate):
         socket.reserve()
+        gate().spend(identity())
         job = submit_generation(site.kernel, frame, held=False)
         socket.send("accepted", frame.ref, job.id, model=job.model)
         socket.follow(frame.ref, job.id, 0, job.timeout)

@@ -11,7 +11,7 @@ from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import Kind, State
 from app.models import Model
 from app.registry import Card, Holding
-from app.web.access import Access, needs
+from app.web.access import Access, needs, usable
 from app.web.current import here
 from app.web.health import version
 from app.web.library import remove
@@ -36,7 +36,7 @@ def show_ollama_version() -> Response:
 def list_ollama_models() -> Response:
     """Every model on this machine, under each name that it was given."""
     kernel = here().kernel
-    rows = {model.name: model for model in kernel.catalog.models()}
+    rows = {model.name: model for model in usable(kernel.catalog.models())}
     further = [(alias.name, rows[alias.model]) for alias in kernel.aliases.all() if alias.model in rows]
     return jsonify({"models": [_row(model, name) for name, model in [*rows.items(), *further]]})
 
@@ -49,7 +49,7 @@ def list_ollama_residents() -> Response:
     for depth in kernel.store.depths():
         if depth.kind == Kind.GENERATE and depth.status == State.QUEUED:
             waiting[depth.model] += depth.jobs
-    rows = {model.name: model for model in kernel.catalog.models()}
+    rows = {model.name: model for model in usable(kernel.catalog.models())}
     held = [(card, holding) for card in kernel.registry.workers() for holding in card.holdings]
     shown = [_resident(rows[h.model], card, h, waiting[h.model]) for card, h in held if h.model in rows]
     return jsonify({"models": shown})

@@ -7,8 +7,11 @@ from typing import Any
 import msgspec
 from flask import Response, jsonify
 
+from app.apikeys import Role
+from app.errors import NotAllowedError
 from app.events import Ended, Token
 from app.models import Job
+from app.web.access import identity
 from app.web.bodies import NDJSON
 from app.web.current import here
 from app.web.errors import failure_of, translating
@@ -48,6 +51,10 @@ def _answer(body: ChatRequest | GenerateRequest, wrap: Wrap) -> Response:
     site.kernel.bus.ping()
     said, body.model = body.model, resolved(site.kernel, body.model)
     if body.empty:
+        if identity().role is not Role.OPERATOR:
+            if body.keep_alive == 0:
+                raise NotAllowedError("forbidden", "This unloads the model, which needs a key of the role operator.")
+            body.keep_alive = None  # as in submit.py
         reason = residence.settle(site.kernel, body.model, body.keep_alive)
         return jsonify({**_head(said), **wrap(Parts()), "done": True, "done_reason": reason})
     before = memory.recalled(site.kernel, body.context) if isinstance(body, GenerateRequest) and body.context else []

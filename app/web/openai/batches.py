@@ -93,7 +93,7 @@ def create_batch(body: BatchBody) -> Response:
         created_at=now,
         expires_at=now + seconds,
     )
-    site.kernel.batches.create(batch)
+    site.kernel.batches.create(batch, 0 if errors else count, who.max_queued)
     if errors:
         site.kernel.batches.refuse(batch.id, errors)
     else:

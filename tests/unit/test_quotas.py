@@ -1,0 +1,86 @@
+"""What a key allows its tenant to have in the queue and in the engines; and that nobody waits for all of another's."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from app.apikeys import ApiKeys, Role
+from app.batches import Batches
+from app.clock import Clock
+from app.database import Database
+from app.errors import QueueFullError
+from app.jobs import State
+from app.models import Batch
+from app.store import Outcome, Store
+from tests.unit.conftest import make_job
+
+
+def released(store: Store, slots: int = 64, model: str = "m") -> list[str]:
+    return [hint.id for hint in store.release(model, slots)]
+
+
+def test_no_more_wait_than_a_key_allows_however_many_come_at_once(store: Store, database: Database) -> None:
+    def submit(_: int) -> bool:
+        try:
+            store.submit(make_job(tenant="alice"), most=3)
+        except QueueFullError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        accepted = list(pool.map(submit, range(32)))
+    assert sum(accepted) == 3
+    store.submit(make_job(tenant="bob"), most=3)
+    store.submit(make_job(tenant="alice"))  # a key without the limit, for the same tenant
+    batches = Batches(database)
+    with pytest.raises(QueueFullError, match=r"[34] wait"):
+        batches.add([make_job(tenant="alice", group_id="g")], most=3)
+    fields = {"endpoint": "", "input_file_id": "", "completion_window": "", "status": "validating", "created_at": 0.0}
+    with pytest.raises(QueueFullError):
+        batches.create(Batch(id="batch_1", tenant="alice", expires_at=0.0, **fields), 1, 3)
+    assert batches.page() == []
+
+
+def test_what_runs_waits_no_longer(store: Store, life: str) -> None:
+    first = make_job(tenant="alice")
+    store.submit(first, most=1)
+    released(store)
+    assert store.claim(first.id, life, "cpu.0@here") is not None
+    store.submit(make_job(tenant="alice"), most=1)
+    with pytest.raises(QueueFullError):
+        store.submit(make_job(tenant="alice"), most=1)
+
+
+def test_no_more_run_at_once_than_a_key_allows(store: Store, database: Database, life: str) -> None:
+    ApiKeys(database, Clock()).create("alice", Role.USER, max_running=2)
+    ours = [make_job(tenant="alice") for _ in range(4)] + [make_job(tenant="alice", model="n")]
+    for job in ours:
+        store.submit(job, slots=64)
+    theirs = make_job(tenant="bob")
+    store.submit(theirs, slots=64)
+
+    out = {job.id for job in ours if store.get(job.id).job.released_at}
+    assert out == {ours[0].id, ours[1].id}
+    assert store.get(theirs.id).job.released_at is not None
+    assert (released(store), released(store, model="n")) == ([], [])
+    claimed = store.claim(ours[0].id, life, "cpu.0@here")
+    assert claimed is not None
+    assert released(store) == []
+    store.finish(Outcome(claimed.id, claimed.attempt, State.SUCCEEDED))
+    assert released(store) == [ours[2].id]
+    ApiKeys(database, Clock()).revoke("alice")
+    assert released(store) == [ours[3].id]
+
+
+def test_a_thousand_jobs_of_one_tenant_leave_another_s_first_one_its_turn(store: Store, life: str) -> None:
+    with store._db.write() as session:
+        session.add_all(make_job(tenant="many") for _ in range(1000))
+    out = released(store, slots=4)
+    assert len(out) == 5
+    late = make_job(tenant="few")
+    store.submit(late, slots=4)
+    # It is the next one out, as soon as one slot is free.
+    claimed = store.claim(out[0], life, "cpu.0@here")
+    assert claimed is not None
+    store.finish(Outcome(claimed.id, claimed.attempt, State.SUCCEEDED))
+    assert released(store, slots=4) == [late.id]

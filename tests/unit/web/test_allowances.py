@@ -1,0 +1,135 @@
+"""What a key may use: requests a minute, jobs in the queue, models, priorities; each refusal says so."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from app.apikeys import Role
+from app.jobs import BATCH_PRIORITY
+from app.kernel import Kernel
+from app.models import Model
+from app.web import create_app
+from tests import described
+
+from .conftest import Broker, Worker, kernel_of, settings_of
+from .test_chat import BODY
+from .test_tenants import NDJSON, Tenant
+
+CHAT = {key: BODY[key] for key in ("model", "messages")}
+#: A request of each dialect that makes a job.
+ASKS = [
+    ("/jobs", BODY),
+    ("/v1/responses", {"model": "scripted", "input": "Hi", "background": True}),
+    ("/api/chat", CHAT),
+]
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, broker: Broker) -> Iterator[Kernel]:
+    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="sesame"))
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def app(kernel: Kernel) -> Flask:
+    app = create_app(kernel=kernel)
+    described.hold(app)
+    return app
+
+
+Make = Callable[..., Tenant]
+
+
+@pytest.fixture
+def make(app: Flask, kernel: Kernel) -> Make:
+    def make(name: str = "alice", role: Role = Role.USER, **may: Any) -> Tenant:
+        return Tenant(app.test_client(), kernel.api_keys.create(name, role, **may))
+
+    return make
+
+
+def test_requests_a_minute_are_counted_over_all_web_processes(make: Make, kernel: Kernel) -> None:
+    alice, bob = make(requests_per_minute=3), make("bob", requests_per_minute=3)
+    other = Tenant(create_app(kernel=kernel).test_client(), alice._key["Authorization"].split()[1])
+    first, second, third = (who("POST", "/jobs", json=BODY) for who in (alice, other, alice))
+    assert [r.status_code for r in (first, second, third)] == [202] * 3
+    assert [r.headers["x-ratelimit-remaining-requests"] for r in (first, second, third)] == ["2", "1", "0"]
+    for who, (path, body) in ((other, ASKS[0]), (alice, ASKS[1]), (other, ASKS[2])):
+        refused = who("POST", path, json=body)
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["Retry-After"]) <= 60
+        assert refused.headers["x-ratelimit-limit-requests"] == "3"
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        assert refused.headers["x-ratelimit-reset-requests"] == f"{refused.headers['Retry-After']}s"
+        assert "3 requests a minute" in refused.get_data(as_text=True)
+    assert len(kernel.store.page()) == 3
+    # Looking costs nothing, and nobody else pays.
+    assert alice("GET", "/jobs").status_code == 200
+    assert bob("POST", "/jobs", json=BODY).status_code == 202
+    assert "x-ratelimit-limit-requests" not in make("carol")("POST", "/jobs", json=BODY).headers
+
+
+def test_while_the_broker_is_away_nobody_counts_and_jobs_are_accepted(own_broker: Broker, tmp_path: Path) -> None:
+    kernel = kernel_of(settings_of(tmp_path, own_broker.url, api_key="sesame"))
+    alice = Tenant(
+        create_app(kernel=kernel).test_client(), kernel.api_keys.create("alice", Role.USER, requests_per_minute=1)
+    )
+    own_broker.stop()
+    assert [alice("POST", "/jobs", json=BODY).status_code for _ in range(2)] == [202, 202]
+    kernel.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_jobs_in_the_queue_have_a_limit(make: Make, kernel: Kernel, count: int) -> None:
+    alice, bob = make(max_queued=2), make("bob")
+    lines = "\n".join([json.dumps(BODY)] * count)
+    while alice("POST", "/jobs", data=lines, headers=NDJSON).status_code == 202:
+        assert len(kernel.store.page()) <= 2
+    for path, body in ASKS:
+        refused = alice("POST", path, json=body)
+        assert (refused.status_code, int(refused.headers["Retry-After"]) > 0) == (429, True)
+        assert "2 jobs in the queue" in refused.get_data(as_text=True)
+    assert len(kernel.store.page()) == 2
+    assert bob("POST", "/jobs", json=BODY).status_code == 202
+
+
+@pytest.mark.parametrize(("path", "body"), ASKS)
+def test_a_key_uses_its_own_models_alone(make: Make, kernel: Kernel, path: str, body: dict[str, Any]) -> None:
+    with kernel.database.write() as session:
+        session.add(Model(name="m", path="", format="gguf", size_bytes=1, source="pulled", created_at=0.0))
+    alice = make(models=["m"])
+    refused = alice("POST", path, json=body)
+    assert refused.status_code == 403
+    assert "may not use 'scripted'" in refused.get_data(as_text=True)
+    assert [row["model"] for row in alice("GET", "/models").get_json()["models"]] == ["m"]
+    assert [row["id"] for row in alice("GET", "/v1/models").get_json()["data"]] == ["m"]
+    assert [row["name"] for row in alice("GET", "/api/tags").get_json()["models"]] == ["m:latest"]
+    lines = alice("POST", "/jobs", data=json.dumps(BODY), headers=NDJSON)
+    assert (lines.status_code, lines.get_json()["error"]["code"]) == (403, "forbidden_model")
+    assert kernel.store.page() == []
+
+
+def test_a_key_has_a_best_priority(make: Make, kernel: Kernel) -> None:
+    alice = make(top_priority=8)
+    refused = alice("POST", "/jobs", json=BODY | {"priority": 7})
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (403, "forbidden_priority")
+    asked = [alice("POST", "/jobs", json=BODY | given) for given in ({}, {"priority": 9})]
+    asked.append(alice("POST", "/jobs", data=json.dumps(CHAT), headers=NDJSON))
+    detached = CHAT | {"detach": True}
+    assert alice("POST", "/v1/chat/completions", json=detached | {"priority": 1}).status_code == 403
+    assert [r.status_code for r in asked] == [202] * 3
+    assert sorted(detail.job.priority for detail in kernel.store.page()) == [8, 8, 9]
+    assert BATCH_PRIORITY < 8
+
+
+def test_how_long_a_model_stays_is_the_operators_to_say(make: Make, kernel: Kernel, worker: Worker) -> None:
+    for who, kept in ((make(), None), (make("ops", Role.OPERATOR), 0.0)):
+        job = who("POST", "/jobs", json=BODY | {"keep_alive": 0}).get_json()["id"]
+        assert kernel.store.get(job).job.request["keep_alive"] == kept
+    worker.announce()
+    assert make("bob")("POST", "/api/generate", json={"model": "scripted", "keep_alive": 0}).status_code == 403
