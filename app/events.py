@@ -108,7 +108,7 @@ def decode(body: bytes) -> Event:
     """The event of one frame's body. Raises BadEventError."""
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:  # a text that is no UTF-8 is told by Python itself
         raise BadEventError(str(error)) from error
 
 
@@ -162,7 +162,7 @@ class Log(msgspec.Struct, frozen=True, array_like=True):
         """Raises BadEventError."""
         try:
             return _log_decoder.decode(data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             raise BadEventError(str(error)) from error
 
 

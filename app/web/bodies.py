@@ -70,7 +70,7 @@ def decode_object(raw: str | bytes, what: str) -> dict[str, Any]:
 def is_deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects lie more than `depth` within each other. No deeper is looked."""
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         level = [
             inner
             for outer in level

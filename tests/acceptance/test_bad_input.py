@@ -1,5 +1,6 @@
 """Bad input by hand (tests/badinput.py), against the running site: told at once, in its shape, and harmless."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -7,8 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websocket import WebSocket, WebSocketConnectionClosedException, create_connection
 
+from app.secrets import kept
 from tests import badinput
 from tests.badinput import BROKEN, CASES, FRAMES, GOOD, RAW, Case
 from tests.stack import Stack
@@ -88,6 +92,24 @@ def test_bytes_that_are_no_frames_close_the_socket(wire: WebSocket, http: httpx.
     still_serves(http)
 
 
+opcodes = st.sampled_from([0x0, 0x1, 0x2, 0x8, 0x9, 0xA, 0x3])
+payloads = st.binary(max_size=140) | st.sampled_from([raw for raw, _ in FRAMES.values() if isinstance(raw, bytes)])
+whole = st.sampled_from([True, True, True, False])
+frames = st.builds(badinput.frame, opcodes, payloads, end=whole, masked=whole)
+
+
+@settings(derandomize=True, database=None, max_examples=60, deadline=None)
+@given(st.lists(frames | st.binary(max_size=20), min_size=1, max_size=5))
+def test_random_frames_end_in_errors_or_a_close(stack: Stack, sent: list[bytes]) -> None:
+    wire = create_connection(stack.url.replace("http", "ws") + "/ws", timeout=AT_ONCE * 2)
+    with contextlib.closing(wire.sock) as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(b"".join(sent) + badinput.frame(0x8, b""))
+        heard = b""
+        while piece := sock.recv(65536):
+            heard += piece
+        assert b"internal" not in heard
+
+
 @pytest.mark.parametrize("name", RAW)
 def test_bytes_that_are_no_request(stack: Stack, http: httpx.Client, name: str) -> None:
     raw, wanted = RAW[name]
@@ -103,3 +125,12 @@ def test_nothing_of_it_reached_the_logs_as_a_crash(stack: Stack) -> None:
     assert "Traceback" not in text
     assert "request_failed" not in text
     assert "frame_failed" not in text
+
+
+def test_the_stacks_secrets_show_in_no_log_and_no_command_line(stack: Stack) -> None:
+    password = str(kept(stack.folder / "secrets" / "broker"))
+    for log in stack.folder.rglob("*.log"):
+        assert password not in log.read_text(errors="replace"), log.name
+    for name in stack.processes:
+        for process in stack.family(name):
+            assert not any(password in word for word in process.cmdline()), name
