@@ -4,7 +4,7 @@ import base64
 import struct
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from app.events import Token
 from app.jobs import Kind
@@ -15,12 +15,18 @@ MAX_INPUTS = 1024
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _of_the_model(dimensions: int | None) -> None:
+    if dimensions is not None:
+        raise ValueError("dimensions: vectors have the length that the model gives them; leave it out")
+
+
 class EmbedBody(GenerateBody):
     """Texts of which to tell the vectors. Only other dialects offer it."""
 
     KIND: ClassVar[Kind] = Kind.EMBED
 
     inputs: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    dimensions: Annotated[int | None, AfterValidator(_of_the_model)] = None
 
     def request(self) -> dict[str, Any]:
         """With the texts."""

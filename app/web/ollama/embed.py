@@ -1,6 +1,6 @@
 """POST /api/embed and, in its older form, /api/embeddings."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from flask import Response, jsonify
 from pydantic import Field
@@ -24,6 +24,7 @@ class EmbedRequest(Named):
     """Texts to turn into vectors."""
 
     input: str | Annotated[list[str], Field(min_length=1)]
+    dimensions: int | None = None
     keep_alive: KeepAlive | None = None
 
 
@@ -37,7 +38,8 @@ class EmbeddingsRequest(Named):
 @embed.post("/api/embed", summary="Turn texts into vectors, as Ollama does", responses={200: EmbedAnswer})
 def create_ollama_vectors(body: EmbedRequest) -> Response:
     """On GGUF models. The job's id is in `X-Job-Id`."""
-    vectors, ended = _vectors(body, [body.input] if isinstance(body.input, str) else body.input)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    vectors, ended = _vectors(body, texts, body.dimensions)
     usage = ended.usage
     return jsonify(
         {
@@ -56,10 +58,12 @@ def create_ollama_vector(body: EmbeddingsRequest) -> Response:
     return jsonify({"embedding": _vectors(body, [body.prompt])[0][0]})
 
 
-def _vectors(body: EmbedRequest | EmbeddingsRequest, texts: list[str]) -> tuple[list[list[float]], Ended]:
+def _vectors(
+    body: EmbedRequest | EmbeddingsRequest, texts: list[str], dimensions: int | None = None
+) -> tuple[list[list[float]], Ended]:
     site = here()
     site.kernel.bus.ping()
-    asked: dict[str, Any] = {"model": resolved(site.kernel, body.model), "keep_alive": body.keep_alive}
+    asked = {"model": resolved(site.kernel, body.model), "keep_alive": body.keep_alive, "dimensions": dimensions}
     with translating():
         request = EmbedBody.model_validate({**asked, "inputs": texts, "timeout": TIMEOUT})
     job = submit_generation(site.kernel, request, held=True)

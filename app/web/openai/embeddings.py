@@ -34,10 +34,9 @@ class EmbeddingsBody(Lenient):
 
     def translated(self) -> EmbedBody:
         """The one request type. Raises ValidationError, ValueError."""
-        if self.dimensions is not None:
-            raise ValueError("dimensions: vectors have the length that the model gives them; leave it out")
         inputs = [self.input] if isinstance(self.input, str) else self.input
-        return EmbedBody.model_validate({"model": self.model, "inputs": inputs, "timeout": TIMEOUT})
+        fields = {"model": self.model, "inputs": inputs, "dimensions": self.dimensions, "timeout": TIMEOUT}
+        return EmbedBody.model_validate(fields)
 
 
 @embeddings.post(

@@ -101,6 +101,7 @@ ODD: list[tuple[str, dict[str, Any]]] = [
     ("/api/generate", {"prompt": "x", "raw": True, "context": [1] * 16}),
     ("/api/generate", {"prompt": "x", "keep_alive": "soon"}),
     ("/api/embed", {"input": [""]}),
+    ("/api/embed", {"input": "x", "dimensions": 3}),
     ("/api/copy", {"source": "scripted", "destination": "a//b"}),
 ]
 
