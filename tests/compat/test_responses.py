@@ -97,8 +97,37 @@ def test_what_is_not_done_is_said(client: openai.OpenAI) -> None:
 
 
 def test_a_response_of_a_form(client: openai.OpenAI) -> None:
-    schema = {"type": "object", "properties": {"year": {"type": "integer", "maximum": 99}}, "required": ["year"]}
+    schema = {
+        "type": "object",
+        "properties": {"year": {"type": "integer", "maximum": 99}},
+        "required": ["year"],
+        "additionalProperties": False,
+    }
     form = {"format": {"type": "json_schema", "name": "year", "schema": schema}}
     made = client.responses.create(model="smollm2", input="A year?", temperature=0, max_output_tokens=60, text=form)
     assert json.loads(made.output_text)["year"] <= 99
     assert made.text.format.name == "year"
+
+
+def test_a_response_calls_a_function_and_is_told_what_it_gave(client: openai.OpenAI) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"unit": {"enum": ["C", "F"]}},
+        "required": ["unit"],
+        "additionalProperties": False,
+    }
+    tools = [{"type": "function", "name": "weather", "parameters": parameters}]
+    question = {"role": "user", "content": "How warm is it?"}
+    made = client.responses.create(
+        model="smollm2", input=[question], tools=tools, tool_choice="required", max_output_tokens=60
+    )
+    (call,) = made.output
+    gave = {"type": "function_call_output", "call_id": call.call_id, "output": "20 degrees"}
+    answered = client.responses.create(
+        model="smollm2", input=[question, call.to_dict(), gave], tools=tools, max_output_tokens=8
+    )
+
+    assert (call.type, call.name) == ("function_call", "weather")
+    assert json.loads(call.arguments)["unit"] in ("C", "F")
+    assert answered.usage.input_tokens > made.usage.input_tokens
+    assert answered.status in ("completed", "incomplete")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app.apikeys import Identity
-from app.errors import Failure, InvalidRequestError, ModelNotDownloadedError, NotAllowedError, TokenyardError
+from app.errors import InvalidRequestError, ModelNotDownloadedError, NotAllowedError, TokenyardError
 from app.events import Ended, Log
 from app.jobs import BATCH_PRIORITY, State
 from app.kernel import Kernel
@@ -16,11 +16,10 @@ from app.models import Batch, Job, Model
 from app.results import usage_of
 from app.store import Detail
 from app.web.bodies import MAX_BODY, decode_object
-from app.web.errors import STATUSES, Fault, failure_of, translating
+from app.web.errors import translating
 from app.web.fold import opens_thought
-from app.web.openai import chat, completions
+from app.web.openai import chat, completions, shapes
 from app.web.openai.schemas import ChatCompletionBody, CompletionBody
-from app.web.openai.shapes import refusal
 from app.web.schemas import GenerateBody
 from app.web.submit import generation, model_of
 
@@ -166,8 +165,7 @@ def problem(detail: Detail, _endpoint: str) -> bytes:
         message = "This request could not be executed before the completion window expired."
         return _line(job, None, {"code": "batch_expired", "message": message})
     ended = Ended(0, job.status, code=job.error_code or "", message=job.error_message or "")
-    failure = failure_of(ended, job.timeout) or Failure("internal", "")
-    body, status = refusal(Fault(failure.code, failure.message, None, STATUSES.get(failure.code, 500)))
+    body, status = shapes.problem(ended, job.timeout) or ({}, 500)
     return _line(job, {"status_code": status, "request_id": job.id, "body": body}, None)
 
 

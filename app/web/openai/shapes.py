@@ -5,7 +5,7 @@ from typing import Any
 
 from app.events import Ended, Likely, Logprob, Token, Usage
 from app.models import Job
-from app.web.errors import Fault
+from app.web.errors import STATUSES, Fault, failure_of
 
 #: Their names for kinds of errors, by HTTP status. What is not here is `server_error`.
 _TYPES = {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error"}
@@ -21,13 +21,17 @@ _CODES = dict.fromkeys(_UNKNOWN_MODEL, "model_not_found") | {
 def refusal(fault: Fault) -> tuple[dict[str, Any], int]:
     """An error as their clients raise it. A model that is not here is a 404 to them."""
     status = 404 if fault.code in _UNKNOWN_MODEL else fault.status
-    return {"error": failed(fault.code, fault.message, status, fault.param)}, status
-
-
-def failed(code: str, message: str, status: int, param: str | None = None) -> dict[str, Any]:
-    """The inner object of an error."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"message": message, "type": kind, "param": param, "code": _CODES.get(code, code)}
+    code = _CODES.get(fault.code, fault.code)
+    return {"error": {"message": fault.message, "type": kind, "param": fault.param, "code": code}}, status
+
+
+def problem(ended: Ended, timeout: float) -> tuple[dict[str, Any], int] | None:
+    """The same for a job that failed; None for one that did not."""
+    failure = failure_of(ended, timeout)
+    if failure is None:
+        return None
+    return refusal(Fault(failure.code, failure.message, None, STATUSES.get(failure.code, 500)))
 
 
 def head(job: Job, prefix: str, kind: str) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 
 from app.events import Ended, Token
-from app.web.errors import STATUSES, failure_of
-from app.web.openai.shapes import failed
+from app.web.openai import shapes
 
 _encode = msgspec.json.Encoder().encode
 DONE = "data: [DONE]\n\n"
@@ -31,10 +30,8 @@ class Frame:
 
 def problem(ended: Ended, timeout: float) -> str | None:
     """The event that tells of a failure; None after a success."""
-    failure = failure_of(ended, timeout)
-    if failure is None:
-        return None
-    return data({"error": failed(failure.code, failure.message, STATUSES.get(failure.code, 500))})
+    told = shapes.problem(ended, timeout)
+    return data(told[0]) if told else None
 
 
 class Finishes:
