@@ -170,7 +170,8 @@ def _create_postgresql(url: URL) -> sa.Engine:
         # In the web process every call is made on a native thread; gevent's own way to wait would start a hub there.
         waiting.wait = waiting.wait_c
     told = " ".join(f"-c {name}={value}" for name, value in POSTGRESQL.items())
-    return sa.create_engine(url, pool_pre_ping=True, connect_args=LIBPQ | {"options": told})
+    # As many at once as a web process has threads that ask; what is more than the usual is closed again.
+    return sa.create_engine(url, pool_pre_ping=True, max_overflow=25, connect_args=LIBPQ | {"options": told})
 
 
 def sqlite_module() -> Any:

@@ -14,6 +14,7 @@ from app.clock import Clock
 from app.cooldown import Cooldowns
 from app.database import Database
 from app.dispatch import Dispatcher
+from app.drains import Drains
 from app.estimates import Estimates
 from app.files import Files
 from app.limits import Limits
@@ -49,6 +50,7 @@ class Kernel:
     rates: Rates
     bus: Bus
     registry: Registry
+    drains: Drains
     loads: Loads
     orders: Orders
     dispatcher: Dispatcher
@@ -73,7 +75,8 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
     registry = Registry(client, lease=settings.lease_seconds)
     catalog = Catalog(database, scripted=settings.enable_scripted_engine, node=settings.store_node)
     celery = celery or sender()
-    loads = Loads(registry, Cooldowns(client, settings.model_load_cooldown), catalog, celery)
+    drains = Drains(database, clock)
+    loads = Loads(registry, Cooldowns(client, settings.model_load_cooldown), catalog, drains, celery)
     return Kernel(
         settings=settings,
         clock=clock,
@@ -90,8 +93,9 @@ def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
         rates=Rates(client),
         bus=bus,
         registry=registry,
+        drains=drains,
         loads=loads,
-        orders=Orders(registry, loads),
+        orders=Orders(registry, loads, drains),
         dispatcher=Dispatcher(store, bus, registry, loads, celery),
         estimates=Estimates(store, registry),
         limits=limits_of(settings, store),

@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from app import placement
 from app.catalog import Catalog
 from app.cooldown import Cooldown, Cooldowns
+from app.drains import Drains
 from app.errors import Failure, ModelCooldownError, ModelNotDownloadedError, UnavailableError
 from app.registry import Card, Loading, Registry
 
@@ -40,17 +41,20 @@ class Needs(NamedTuple):
 class Loads:
     """Places models on workers. The workers carry it out; a message that is lost is sent again by the next sweep."""
 
-    def __init__(self, registry: Registry, cooldowns: Cooldowns, catalog: Catalog, celery: Celery) -> None:
+    def __init__(
+        self, registry: Registry, cooldowns: Cooldowns, catalog: Catalog, drains: Drains, celery: Celery
+    ) -> None:
         self._registry = registry
+        self._drains = drains
         self._cooldowns = cooldowns
         self._catalog = catalog
         self._celery = celery
         self._lock = threading.Lock()
         self._sent: dict[str, tuple[str, float]] = {}
 
-    def over(self, catalog: Catalog) -> "Loads":
-        """The same, with another way to the catalogue."""
-        return Loads(self._registry, self._cooldowns, catalog, self._celery)
+    def over(self, catalog: Catalog, drains: Drains) -> "Loads":
+        """The same, with another way to the database."""
+        return Loads(self._registry, self._cooldowns, catalog, drains, self._celery)
 
     def place(self, model: str) -> None:
         """Asks a worker to load a model that nobody holds or loads."""
@@ -105,7 +109,7 @@ class Loads:
         cards = self._registry.workers()
         if placement.is_placed(cards, model):
             return None
-        able = placement.allowed(cards, self._needs(model).devices)
+        able = self._allowed(cards, self._needs(model))
         failed = self._cooldowns.of(model, [card.node for card in able])
         if not able or len(failed) < len(able):
             return None
@@ -178,9 +182,13 @@ class Loads:
         return [_with(card, [m for m, node in sent.items() if node == card.node]) for card in self._registry.workers()]
 
     def _able(self, cards: list[Card], model: str, needs: Needs) -> list[Card]:
-        allowed = placement.allowed(cards, needs.devices)
+        allowed = self._allowed(cards, needs)
         failed = self._cooldowns.of(model, [card.node for card in allowed])
         return [card for card in allowed if card.node not in failed]
+
+    def _allowed(self, cards: Sequence[Card], needs: Needs) -> list[Card]:
+        draining = self._drains.all()
+        return [card for card in placement.allowed(cards, needs.devices) if card.host not in draining]
 
     def _needs(self, model: str) -> Needs:
         try:

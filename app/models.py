@@ -249,6 +249,15 @@ class Model(Base):
     engine_options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
+class Drain(Base):
+    """A node that gets no further work until somebody undoes it."""
+
+    __tablename__ = "drains"
+
+    node: Mapped[str] = mapped_column(String(200), primary_key=True)
+    since: Mapped[float]
+
+
 class Copy(Base):
     """Where a node that keeps models on its own disk (OWN_STORE) has the files of one."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 
 from app import placement
+from app.drains import Drains
 from app.errors import InvalidRequestError, UnavailableError
 from app.loads import Loads
 from app.registry import Card, Registry
@@ -11,8 +12,9 @@ from app.registry import Card, Registry
 class Orders:
     """Load, unload, reload, cancel, keep, move."""
 
-    def __init__(self, registry: Registry, loads: Loads) -> None:
+    def __init__(self, registry: Registry, loads: Loads, drains: Drains) -> None:
         self._registry = registry
+        self._drains = drains
         self._loads = loads
 
     def order(self, model: str, *, worker: str | None = None, keep_alive: float | None = None) -> list[str]:
@@ -21,7 +23,7 @@ class Orders:
         Raises ModelCooldownError, InvalidRequestError, UnavailableError.
         """
         self._registry.forget()
-        nodes = [self._named(worker).node] if worker else self._where(lambda card: _has(card, model))
+        nodes = [self._ready(worker).node] if worker else self._where(lambda card: _has(card, model))
         if not nodes:
             self._loads.check(model)
             card = self._loads.choose(model)
@@ -64,6 +66,28 @@ class Orders:
     def keep(self, model: str, seconds: float, *, pinned: bool) -> None:
         """Tells those that hold a model how long to keep it without work. Raises UnavailableError."""
         self._tell("keep", model, self._where(lambda card: _has(card, model)), seconds=seconds, pinned=pinned)
+
+    def empty(self, *, node: str | None = None, force: bool = False) -> None:
+        """Has the workers of the drained nodes, or of one, end all models. Run in each sweep: messages may be lost.
+
+        Raises UnavailableError.
+        """
+        drained = self._drains.all()
+        for card in self._registry.workers() if drained else ():
+            if card.host in drained and node in (None, card.host):
+                held = [holding.model for holding in card.holdings if force or not holding.leaving]
+                for model in {*held, *(loading.model for loading in card.loading)}:
+                    self._tell("unload", model, [card.node], force=force)
+
+    def _ready(self, worker: str) -> Card:
+        card = self._named(worker)
+        if card.host in self._drains.all():
+            raise InvalidRequestError(
+                f"Worker '{worker}' is on node '{card.host}', which is drained. To undo that: "
+                f"tokenyard drain {card.host} --undo",
+                param="worker",
+            )
+        return card
 
     def _tell(self, verb: str, model: str, nodes: list[str], **arguments: object) -> list[str]:
         if nodes:  # no destination would mean everybody

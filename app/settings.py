@@ -9,6 +9,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=1, le=65535)] = 8005
     data_dir: Path = Path("data")
     redis_url: str = Field(default="", repr=False)
+    redis_ca_file: Path | None = None
     database_url: str = Field(default="", repr=False)
     api_key: SecretStr | None = None
     api_key_file: Path | None = None
@@ -118,9 +120,24 @@ class Settings(BaseSettings):
             object.__setattr__(self, "database_url", f"sqlite:///{data_dir / 'jobs.db'}")
         if not self.redis_url:
             object.__setattr__(self, "redis_url", self._embedded_broker())
+        elif self.redis_url.startswith("rediss://"):
+            object.__setattr__(self, "redis_url", self._verified_broker())
         if self.api_key_file is not None:
             object.__setattr__(self, "api_key", self._read_key(self.api_key_file))
         return self
+
+    def _verified_broker(self) -> str:
+        """The URL with what redis-py and Celery are to verify the server by, unless it says that itself."""
+        wanted = {"ssl_cert_reqs": "required"}
+        if self.redis_ca_file is not None:
+            path = self.redis_ca_file.expanduser().absolute()
+            if not path.is_file():
+                raise ValueError(
+                    f"REDIS_CA_FILE={self.redis_ca_file} is no file: it holds the CA's certificate, as PEM."
+                )
+            wanted["ssl_ca_certs"] = str(path)
+        url = urlsplit(self.redis_url)
+        return url._replace(query=urlencode(wanted | dict(parse_qsl(url.query)))).geturl()
 
     def _read_key(self, path: Path) -> SecretStr:
         """The file's first line, as container runtimes and systemd hand secrets over. Raises ValueError."""

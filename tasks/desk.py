@@ -34,8 +34,8 @@ class Desk:
 
         Raises JobFailedError once the row has failed. Returns quietly where the job is another's, or was ended.
         """
-        if self._closing.is_set():
-            return
+        if self._closing.is_set() or self._kernel.settings.node in self._kernel.drains.all():
+            return  # it is sent again, to whoever is there
         watcher = self._claimed(job_id)
         if watcher is None:
             self._tidy_after(job_id)

@@ -97,6 +97,8 @@ def sweep(kernel: Kernel) -> None:
         kernel.bus.ping()  # sets the clock
     kernel.dispatcher.close_streams(_expired(kernel))
     kernel.dispatcher.resend(kernel.settings.resend_seconds)
+    with suppress(UnavailableError):
+        kernel.orders.empty()
     kernel.dispatcher.catch_up()
     kernel.batches.advance()
     kernel.files.sweep()

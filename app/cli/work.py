@@ -17,7 +17,7 @@ OVER = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs."""
-    for verb in (jobs, logs, cancel, queues):
+    for verb in (jobs, logs, cancel, queues, nodes, drain):
         app.command(rich_help_panel=JOBS)(verb)
 
 
@@ -149,3 +149,44 @@ def _queues(told: dict[str, Any]) -> str:
         for q in told["queues"]
     ]
     return table("MODEL", "PRIORITY", "QUEUED", "RUNNING", "LONGEST WAIT", "WHY", rows=rows)
+
+
+def nodes(as_json: AsJson = False) -> None:
+    """List the hosts of the stack: their workers, what they hold and run, and which are drained."""
+    found = _client().get("/nodes")["nodes"]
+    if as_json:
+        return dump(found)
+    rows = [
+        (
+            node["node"],
+            ", ".join(node["workers"]),
+            str(node["models"]),
+            str(node["running"]),
+            ago(node["draining_since"]) if node["draining_since"] else "",
+        )
+        for node in found
+    ]
+    out.print(table("NODE", "WORKERS", "MODELS", "RUNNING", "DRAINED", rows=rows))
+
+
+def drain(
+    node: str,
+    force: Annotated[bool, typer.Option(help="Running jobs go on elsewhere instead of finishing there.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Give the node work again.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait until it is empty.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Empty a node, so that it can be stopped: nothing new goes there, and its models leave. Waits for that."""
+    client = _client()
+    told = client.delete(f"/nodes/{node}/drain") if undo else client.post(f"/nodes/{node}/drain", {"force": force})
+    while not (undo or detach) and not _is_empty(client, node):
+        time.sleep(1)
+    if as_json:
+        return dump(told)
+    empty = f"{node} is empty: its processes can be stopped. `tokenyard drain {node} --undo` gives it work again."
+    out.print(f"{node}: {told['status']}" if undo or detach else empty)
+
+
+def _is_empty(client: "Client", node: str) -> bool:
+    found = [entry for entry in client.get("/nodes")["nodes"] if entry["node"] == node]
+    return all(entry["models"] == entry["running"] == 0 for entry in found)

@@ -24,6 +24,7 @@ from app.web import (
     login,
     metrics,
     model_routes,
+    nodes,
     observed,
     ollama,
     openai,
@@ -66,7 +67,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     bodies.register(app)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, library.library, aliases.aliases, tokens.tokens)
-    nouns = (sessions.sessions, workers.workers, queues.queues, metrics.metrics, login.login)
+    nouns = (sessions.sessions, workers.workers, nodes.nodes, queues.queues, metrics.metrics, login.login)
     for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)
     openai.register(app)

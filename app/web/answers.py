@@ -422,6 +422,29 @@ class WorkersAnswer(Answer):
     workers: list[WorkerEntry]
 
 
+class NodeEntry(Answer):
+    """A host with workers or pullers."""
+
+    node: str
+    draining_since: datetime | None
+    workers: list[str]
+    models: int = Field(description="In memory there, or on their way.")
+    running: int = Field(description="Jobs, pulls included.")
+
+
+class NodesAnswer(Answer):
+    """Every node, those that were drained and are gone too."""
+
+    nodes: list[NodeEntry]
+
+
+class DrainAnswer(Answer):
+    """Whether a node gets work."""
+
+    node: str
+    status: Literal["draining", "resumed", "nothing to do"]
+
+
 class DeviceEntry(Answer):
     """A worker's device."""
 

@@ -118,7 +118,8 @@ def open_offloaded(settings: Settings) -> Kernel:
         return Offloaded(target, writers)
 
     store, catalog = offloaded(kernel.store), offloaded(kernel.catalog)
-    loads = kernel.loads.over(catalog)
+    drains = offloaded(kernel.drains)
+    loads = kernel.loads.over(catalog, drains)
     return replace(
         kernel,
         store=store,
@@ -128,8 +129,9 @@ def open_offloaded(settings: Settings) -> Kernel:
         sessions=offloaded(kernel.sessions),
         api_keys=offloaded(kernel.api_keys),
         catalog=catalog,
+        drains=drains,
         loads=loads,
-        orders=Orders(kernel.registry, loads),
+        orders=Orders(kernel.registry, loads, drains),
         dispatcher=Dispatcher(store, kernel.bus, kernel.registry, loads, celery),
         estimates=Estimates(store, kernel.registry),
         limits=limits_of(settings, store),

@@ -243,6 +243,18 @@ class KeepAliveBody(Strict):
     keep_alive: KeepAlive | None
 
 
+class DrainBody(OptionalBody):
+    """How to empty a node."""
+
+    force: bool = Field(False, description="Running jobs go back to the queue, and on elsewhere.")
+
+
+class NodePath(BaseModel):
+    """A node's address."""
+
+    name: str
+
+
 class EngineOptionsBody(Strict):
     """How its engines run a model."""
 

@@ -38,7 +38,7 @@ class Cluster(Yard):
                 netloc=f"{self._database.username}@{ADDRESS_OF_B}:{self.database_road.port}"
             ).geturl(),
         }
-        super().__init__(folder, DATABASE_URL=database_url, NODE="a", **settings)
+        super().__init__(folder, DATABASE_URL=database_url, NODE="a", OWN_STORE="1", **settings)
 
     def env_of(self, name: str) -> dict[str, str]:
         """As in a yard, on the part's own node."""

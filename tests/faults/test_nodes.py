@@ -1,25 +1,47 @@
 """Faults of a whole node, among two over one PostgreSQL and one Valkey."""
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.followers import SocketFollower, SseFollower
-from tests.faults.ledger import GRACE, Ledger, warm_up
+from tests.faults.ledger import GRACE, Ledger, vitals_of, warm_up
 from tests.faults.nodes import Cluster
+from tests.hub import FakeHub
 from tests.postgres import create
-from tests.stack import eventually
+from tests.stack import BIN, eventually
+
+REPO = "owner/tiny-GGUF"
+MODEL = f"{REPO}:Q4_1"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str], postgres: str) -> Iterator[Cluster]:
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str], starter_gguf: Path, postgres: str
+) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("nodes")
-    cluster = Cluster(folder, create(postgres, "nodes"), **starters)
-    try:
-        warm_up(cluster)
-        yield cluster
-    finally:
-        cluster.close()
+    url = create(postgres, "nodes")
+    with FakeHub({REPO: {"tiny.Q4_1.gguf": starter_gguf.read_bytes()}}) as hub:
+        pulls = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "NO_PROXY": "*", "PULL_DISK_RESERVE": "0"}
+        cluster = Cluster(folder, url, **starters, **pulls)
+        try:
+            warm_up(cluster)
+            warm_up_b(cluster)
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def warm_up_b(cluster: Cluster) -> None:
+    """What `warm_up` is to the first web process."""
+    ledger = Ledger(cluster)
+    jobs = [ledger.submit(max_tokens=20, scripted_tokens_per_second=20, follow=0) for _ in range(24)]
+    followers = [kind(cluster.url_b, job_id, 0) for job_id in jobs for kind in (SseFollower, SocketFollower)]
+    for follower in followers:
+        follower.ended()
+    cluster.usual["web.b"] = vitals_of(cluster, "web.b")
 
 
 @pytest.fixture
@@ -62,3 +84,42 @@ def test_a_node_cut_off_under_load(cluster: Cluster, ledger: Ledger) -> None:
     ledger.hold()
     assert {cluster.job(job_id)["status"] for job_id in jobs} == {"succeeded"}
     assert sum(cluster.job(job_id)["losses"] for job_id in jobs) >= 1
+
+
+def command(cluster: Cluster, *words: str) -> str:
+    """`tokenyard`, as an operator types it."""
+    env = cluster.env | {"TOKENYARD_URL": cluster.url_b}
+    done = subprocess.run([BIN / "tokenyard", *words], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_drained_node_finishes_what_it_runs_and_gets_nothing_more(cluster: Cluster, ledger: Ledger) -> None:
+    jobs = loaded(cluster, ledger)
+
+    assert "b is empty" in command(cluster, "drain", "b")
+
+    with ledger.flowing():
+        later = [ledger.submit(max_tokens=3) for _ in range(10)]
+        assert {cluster.finished(job_id)["worker"] for job_id in later} == {"cpu.0@a"}
+    assert {cluster.job(job_id)["losses"] for job_id in jobs} == {0}
+    held = cluster.http.get("/workers").json()["workers"]
+    assert {worker["host"]: len(worker["models"]) for worker in held} == {"a": 1, "b": 0}
+    command(cluster, "drain", "b", "--undo")
+    ledger.hold()
+
+
+def test_what_a_worker_is_to_load_is_pulled_to_its_node_first(cluster: Cluster) -> None:
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    pulled = cluster.http.post("/pull", json={"model": MODEL}).json()["job_id"]
+    assert cluster.finished(pulled)["status"] == "completed", cluster.job(pulled)
+
+    for device in ("cpu.0", "cpu.1"):
+        cluster.http.put(f"/models/{MODEL}/devices", json={"devices": [device]})
+        answer = cluster.http.post("/chat", json=question | {"max_tokens": 16, "temperature": 0}).json()
+        assert "Paris" in answer["message"]["content"]
+
+    files = [list((cluster.folder / place).rglob("*.gguf")) for place in ("hf", "b/hf")]
+    assert [len(found) for found in files] == [1, 1]
+    cluster.http.delete(f"/models/{MODEL}", params={"force": True})
+    eventually(lambda: not any(path.exists() for found in files for path in found), what="the files to go")

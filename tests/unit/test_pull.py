@@ -95,7 +95,8 @@ class Yard:
             bus=self.bus,
             loads=FakeLoads(),
             dispatcher=SimpleNamespace(close_streams=lambda outcomes: None),
-            settings=None,
+            drains=SimpleNamespace(all=frozenset),
+            settings=Settings(data_dir=home, _env_file=None),
         )
         self.desk = self.new_desk()
 

@@ -35,6 +35,7 @@ def model(kernel: Kernel, tmp_path: Path) -> None:
     kernel.catalog.add("owner/n:tag", tmp_path, format="safetensors", size_bytes=5, source="import")
 
 
+PLACES = [("gpu.0@h", "m"), ("gpu.1@h", "owner/n:tag")]
 HOLDING = Holding(
     "m", "transformers", 1, 1, 7, 2048, "vLLM: no", "nf4", "bfloat16", 99, keep_alive=300.0, expires_at=1e9
 )  # fmt: skip
@@ -191,6 +192,28 @@ def test_a_name_may_ask_for_an_adapter(client: FlaskClient, kernel: Kernel, card
     assert refused.status_code == 400
     assert "no adapter 'b'; it has a" in refused.get_json()["error"]["message"]
     assert client.post("/jobs", json=CHAT | {"model": "none@a"}).get_json()["error"]["code"] == "model_not_downloaded"
+
+
+def test_a_drained_node_gets_nothing_and_its_models_leave(
+    client: FlaskClient, kernel: Kernel, cards: list[Card], told: list[dict[str, Any]]
+) -> None:
+    kernel.lives.begin("gpu.0@h", "h", pid=1, pid_started=0.0)
+    kernel.registry.announce(Card("gpu.0@i", "gpu.0", "i", 13, "l2", cache_limit=1))
+
+    assert client.post("/nodes/h/drain").get_json() == {"node": "h", "status": "draining"}
+
+    unloads = [{"verb": "unload", "to": [node], "model": model, "force": False} for node, model in PLACES]
+    assert told == unloads
+    assert kernel.loads.choose("x").node == "gpu.0@i"  # type: ignore[union-attr]
+    refused = client.post("/models/x/load", json={"worker": "gpu.1@h"})
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (400, "model_not_downloaded")
+    refused = client.post("/models/m/load", json={"worker": "gpu.1@h"})
+    assert (refused.status_code, refused.get_json()["error"]["param"]) == (400, "worker")
+    (shown,) = [node for node in client.get("/nodes").get_json()["nodes"] if node["node"] == "h"]
+    assert (shown["workers"], shown["models"], shown["running"]) == (["gpu.0@h", "gpu.1@h"], 2, 0)
+    assert client.delete("/nodes/h/drain").get_json()["status"] == "resumed"
+    assert client.post("/nodes/nowhere/drain").get_json()["error"]["param"] == "node"
+    kernel.registry.retire("gpu.0@i", "l2")
 
 
 def test_a_model_in_cooldown_is_refused_with_the_reason_and_when_to_come_back(
