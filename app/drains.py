@@ -1,5 +1,6 @@
 """Drains: nodes that get no further work, so that they can be stopped. It stands in the database until it is undone."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -9,6 +10,7 @@ from app.database import Database
 from app.errors import InvalidRequestError
 from app.jobs import State
 from app.models import Drain, Job, Life
+from app.place import node_of
 
 
 class Node(NamedTuple):
@@ -58,5 +60,7 @@ class Drains:
         )
         with self._db.read() as session:
             drained = {row.node: row.since for row in session.scalars(sa.select(Drain))}
-            counts: dict[str, int] = {host: count for host, count in session.execute(living)}
-        return [Node(name, drained.get(name), counts.get(name, 0)) for name in sorted(counts.keys() | drained.keys())]
+            counts: Counter[str] = Counter()
+            for place, count in session.execute(living):
+                counts[node_of(place)] += count
+        return [Node(name, drained.get(name), counts[name]) for name in sorted(counts.keys() | drained.keys())]

@@ -9,6 +9,7 @@ import tenacity
 
 from app.errors import UnavailableError
 from app.kernel import Kernel
+from app.place import place_of
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +20,7 @@ LEAVE = 10.0
 def begin_life(kernel: Kernel, node: str) -> str:
     """Starts a life and ends the earlier ones of this node, whose jobs go back into the queue."""
     process = psutil.Process()
-    life, ended = kernel.lives.begin(node, kernel.settings.node, process.pid, process.create_time())
+    life, ended = kernel.lives.begin(node, place_of(kernel.settings.node), process.pid, process.create_time())
     kernel.dispatcher.close_streams(ended)
     log.info("life_begins", node=node, life=life)
     return life

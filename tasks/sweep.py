@@ -11,6 +11,7 @@ import structlog
 from app.errors import UnavailableError
 from app.kernel import Kernel
 from app.models import Life
+from app.place import place_of
 from app.registry import SWEEPER
 from app.store import BATCH, Outcome
 
@@ -83,7 +84,7 @@ class Keeper:
 def bury_dead(kernel: Kernel, watch: Watch) -> None:
     """Ends the lives of workers that died, and sends their jobs to those that live."""
     settings = kernel.settings
-    for life in watch.dead(kernel.lives.open(), host=settings.node, lease=settings.lease_seconds):
+    for life in watch.dead(kernel.lives.open(), host=place_of(settings.node), lease=settings.lease_seconds):
         log.warning("life_ended", node=life.node, life=life.id)
         outcomes = kernel.lives.bury(life.id)
         kernel.loads.bury(life.node, life.id)

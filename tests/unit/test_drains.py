@@ -13,7 +13,7 @@ from tests.unit.conftest import make_job
 
 def test_a_node_is_drained_until_that_is_undone(database: Database, store: Store, lives: Lives) -> None:
     drains = Drains(database, Clock())
-    life, _ = lives.begin("cpu.0@b", "b", pid=1, pid_started=0.0)
+    life, _ = lives.begin("cpu.0@b", "b/4026531836", pid=1, pid_started=0.0)
     lives.begin("cpu.0@a", "a", pid=1, pid_started=0.0)
     job = make_job()
     store.submit(job)

@@ -12,6 +12,7 @@ from app.errors import UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
 from app.models import Life
+from app.place import place_of
 from app.registry import SWEEPER
 from tasks import lease as leases
 from tasks import watchdog
@@ -82,7 +83,7 @@ def test_a_counter_that_stands_still_for_a_lease_is_a_death(kernel: Kernel, monk
 
 
 def test_the_jobs_of_a_dead_life_go_to_a_warm_peer_at_once(kernel: Kernel, desk: Desk, worker: Worker) -> None:
-    a_life(kernel, host=kernel.settings.node, pid=2**22 + 1)
+    a_life(kernel, host=place_of(kernel.settings.node), pid=2**22 + 1)
     job_id = desk.submit()
     kernel.store.claim(job_id, "life", "cpu.0@here")
     bury_dead(kernel, Watch())
