@@ -83,6 +83,30 @@ def test_the_image_holds_what_it_copies_and_runs() -> None:
     assert dockerfile("CMD") == ['["tokenyard", "up"]']
 
 
+def test_the_parts_of_several_machines_are_all_there_and_no_more_is_open_than_needs_be() -> None:
+    text = (ROOT / "deploy/split/compose.yml").read_text()
+    parts = yaml.safe_load(text)["services"]
+    own = {name: part for name, part in parts.items() if part["image"].startswith("tokenyard:")}
+    assert {part["command"].split()[-1] for part in own.values()} == {*dict(procfile._lines()), "migrate"} - {
+        "broker",
+        "flower",
+    }
+    assert all(part["read_only"] and part["cap_drop"] == ["ALL"] for part in own.values())
+    assert {
+        name for part in own.values() for name in part["environment"] if name.lower() not in Settings.model_fields
+    } == set()
+    assert all(part["profiles"] for part in parts.values())
+    opened = {name: port.partition(":")[0] for name, part in parts.items() for port in part.get("ports", ())}
+    assert opened == {"postgres": "${PRIVATE", "broker": "${PRIVATE", "nginx": "${PUBLISH", "grafana": "127.0.0.1"}
+    for secret in ("API_KEY", "BROKER_PASSWORD", "POSTGRES_PASSWORD"):
+        assert f"${{{secret}:?" in text
+        assert f"${{{secret}:-" not in text
+    for part in parts.values():
+        for mount in part.get("volumes", ()):
+            if mount.startswith("."):
+                assert (ROOT / "deploy/split" / mount.partition(":")[0]).exists(), mount
+
+
 def compose() -> list[str] | None:
     """The client, as a plugin or alone."""
     for client in (["docker", "compose"], ["docker-compose"]):
