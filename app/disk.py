@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from app.catalog import SCRIPTED
 from app.models import Model
 from app.settings import Settings
 
@@ -68,9 +69,10 @@ def _is_locked(path: Path) -> bool:
 
 
 def is_here(model: Model) -> bool:
-    """Whether every file of weights that the model had when it was added is still there."""
+    """Whether every file of weights that the model had when it was added is still there, on this node."""
     weights = [file for file in files_of(model) if file.name.endswith(WEIGHTS)]
-    return not model.path or all(os.path.exists(file) for file in (Path(model.path), *weights))
+    there = bool(model.path) and all(os.path.exists(file) for file in (Path(model.path), *weights))
+    return there or model.format == SCRIPTED
 
 
 def files_of(model: Model) -> list[Path]:

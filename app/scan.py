@@ -91,7 +91,9 @@ class Scan:
         return Report("done", started, time.time(), skipped=self._skipped[:MOST_SKIPPED], **self._changes)
 
     def _reconcile(self, model: Model) -> None:
-        """Makes one row true."""
+        """Makes one row true. What is on other nodes alone, their own processes see to."""
+        if not model.path and model.state != Standing.REMOVING:
+            return
         here = disk.is_here(model)
         if model.state == Standing.REMOVING:
             disk.delete_files(model, self._catalog.rows(), self._settings)

@@ -9,6 +9,7 @@ from flask import Response, jsonify
 from pydantic import Field
 
 from app import imports
+from app.catalog import SCRIPTED
 from app.cooldown import Cooldown
 from app.disk import delete_files, is_here
 from app.errors import Failure, InvalidRequestError, NotDeletedError, NotFoundError, UnavailableError
@@ -120,7 +121,7 @@ def remove(kernel: Kernel, name: str, *, force: bool = False) -> tuple[str, Any]
     Raises ModelNotFoundError, ModelInUseError, InvalidRequestError, NotDeletedError.
     """
     model = kernel.catalog.find(name)
-    if not model.path:
+    if model.format == SCRIPTED:
         raise InvalidRequestError(f"Model '{model.name}' is built in; there is nothing to remove.", param="model")
     kernel.catalog.begin_removal(model.name, force=force)
     if force:

@@ -7,7 +7,11 @@ import pytest
 from app import placement
 from app.catalog import Catalog
 from app.database import Database
+from app.disk import is_here
 from app.registry import Card
+from app.scan import Scan
+from app.settings import Settings
+from app.store import Store
 
 
 def on(database: Database, node: str) -> Catalog:
@@ -56,6 +60,20 @@ def test_files_of_a_model_that_was_removed_elsewhere_are_strays_until_they_are_d
     assert ([stray.path for stray in a.strays()], b.strays()) == (["/a/m"], [])
     a.forget_copy("m")
     assert a.strays() == []
+
+
+def test_a_scan_on_one_node_leaves_alone_what_others_have(database: Database, store: Store, tmp_path: Path) -> None:
+    a, b = on(database, "a"), on(database, "b")
+    add(b, "/b/m")
+    homes = {name: tmp_path / name for name in ("hf_home", "ollama_models", "lmstudio_models")}
+    settings = Settings(data_dir=tmp_path, _env_file=None, **homes)
+
+    assert Scan(settings, a, store).run().missing == []
+
+    assert (b.get("m").path, is_here(a.find("m"))) == ("/b/m", False)
+    b.begin_removal("m")  # and whoever did that dies
+    Scan(settings, a, store).run()
+    assert [stray.path for stray in b.strays()] == ["/b/m"]
 
 
 @pytest.mark.parametrize(("nodes", "node"), [(None, "w@b"), ({"a"}, "w@a"), ({"z"}, "w@b"), (set("ab"), "w@b")])
