@@ -38,9 +38,9 @@ def live(url: str, number: int, seconds: float) -> dict[str, list[float]]:
     life, _ = Lives(database, store).begin(f"bench.{number}@{new_id()}", "bench", 1, 0.0)
     took: dict[str, list[float]] = {"submit": [], "claim": [], "finish": []}
 
-    def timed(step: str, work: Callable[[], Any]) -> None:
+    def timed(step: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         began = time.perf_counter()
-        work()
+        work(*args, **kwargs)
         took[step].append((time.perf_counter() - began) * 1e3)
 
     until = time.monotonic() + seconds
@@ -50,9 +50,9 @@ def live(url: str, number: int, seconds: float) -> dict[str, list[float]]:
             job_id=job.id, done_reason="stop", prompt_tokens=64, completion_tokens=64, total_ns=1, load_ns=0,
             prompt_ns=0, completion_ns=1, text=TEXT, log=b"x" * 300,
         )  # fmt: skip
-        timed("submit", lambda job=job: store.submit(job, slots=64))
-        timed("claim", lambda job=job: store.claim(job.id, life, "bench"))
-        timed("finish", lambda job=job, result=result: store.finish(Outcome(job.id, 1, State.SUCCEEDED), result))
+        timed("submit", store.submit, job, slots=64)
+        timed("claim", store.claim, job.id, life, "bench")
+        timed("finish", store.finish, Outcome(job.id, 1, State.SUCCEEDED), result)
     database.close()
     return took
 
