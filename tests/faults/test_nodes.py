@@ -110,13 +110,16 @@ def test_a_drained_node_finishes_what_it_runs_and_gets_nothing_more(cluster: Clu
 
 
 def test_what_a_worker_is_to_load_is_pulled_to_its_node_first(cluster: Cluster) -> None:
-    question = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
+    question = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "What is the capital of France? Answer briefly."}],
+    }
     pulled = cluster.http.post("/pull", json={"model": MODEL}).json()["job_id"]
     assert cluster.finished(pulled)["status"] == "succeeded", cluster.job(pulled)
 
     for device in ("cpu.0", "cpu.1"):
         cluster.http.put(f"/models/{MODEL}/devices", json={"devices": [device]})
-        answer = cluster.http.post("/chat", json=question | {"max_tokens": 16, "temperature": 0}).json()
+        answer = cluster.http.post("/chat", json=question | {"max_tokens": 32, "temperature": 0}).json()
         assert "Paris" in answer["message"]["content"]
 
     files = [list((cluster.folder / place).rglob("*.gguf")) for place in ("hf", "b/hf")]
