@@ -10,7 +10,7 @@ from tests.faults.ledger import Ledger
 from tests.faults.yard import Yard
 
 MODEL = "smollm2-float32"
-ASKED = "Tell me how a letter travels from a letter box to its reader."
+ASKED = "Write a short story about the keeper of a lighthouse and a storm."
 #: How many tokens have come when the worker is killed.
 KILLS = (50, 120)
 TOKENS = 200
