@@ -63,8 +63,10 @@ def post_worker_init(worker: Any) -> None:
     from gunicorn import util
 
     from app.logs import configure
+    from app.web.locks import mend
 
     configure(_settings)
+    mend()
     util.write_error = _refuse
     gc.collect()
     gc.freeze()
