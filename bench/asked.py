@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, cast
@@ -22,7 +23,10 @@ class Asked:
     def __init__(self, *argv: str) -> None:
         command = [sys.executable, "-m", *argv]
         env = os.environ | ENVIRONMENT
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env
+        )
         self._questions = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
 
@@ -33,6 +37,7 @@ class Asked:
         self._questions.close()
         end(self._process)
         self._answers.close()
+        self._log.close()
 
     def ask(self, question: Any, answer: type[T]) -> T:
         """Raises RuntimeError where the process ended over it."""
@@ -40,7 +45,8 @@ class Asked:
         self._questions.flush()
         said = self._answers.readline()
         if not said:
-            raise RuntimeError("the process that was asked has ended; its own words are above")
+            self._log.seek(0)
+            raise RuntimeError(f"what was asked has ended: {self._log.read()[-800:].decode(errors='replace')}")
         return msgspec.json.decode(said, type=answer)
 
 

@@ -14,8 +14,8 @@ from inference.protocol import Chunk, Finish, Info, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
 
-#: Tokens due within this many seconds leave in one step, as a real engine's batch would.
-TICK = 0.001
+#: Tokens due within this many seconds leave in one step, as those of a real engine's batch do, which takes as long.
+TICK = 0.005
 
 
 class _Answer:
