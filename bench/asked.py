@@ -23,7 +23,7 @@ class Asked:
     def __init__(self, *argv: str) -> None:
         command = [sys.executable, "-m", *argv]
         env = os.environ | ENVIRONMENT
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env
         )

@@ -6,6 +6,7 @@ own tokenizer, the same for the same seed; all goes over /v1/chat/completions, s
 
 import argparse
 import asyncio
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -66,8 +67,7 @@ async def _as_they_are(_url: str, _model: str, requests: Any, *_: Any) -> Any:
 
 
 def _run(load: Load) -> Told:
-    from vllm.benchmarks import serve
-
+    serve: Any = import_module("vllm.benchmarks.serve")
     serve._align_prompts_to_server_tokenizer = _as_they_are
     parser: Any = argparse.ArgumentParser()
     serve.add_cli_args(parser)

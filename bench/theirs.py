@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,11 @@ def _prompts(run: Run, size: int) -> list[list[int]]:
 
 
 def _offline(model: str) -> Callable[[Run], None]:
-    from vllm import LLM, SamplingParams
-
-    engine = LLM(model, enforce_eager=True, dtype="bfloat16", max_num_seqs=SLOTS, kv_cache_memory_bytes=CACHE)
+    vllm: Any = import_module("vllm")
+    engine = vllm.LLM(model, enforce_eager=True, dtype="bfloat16", max_num_seqs=SLOTS, kv_cache_memory_bytes=CACHE)
 
     def generate(run: Run) -> None:
-        params = SamplingParams(temperature=0, max_tokens=run.tokens_out, ignore_eos=True)
+        params = vllm.SamplingParams(temperature=0, max_tokens=run.tokens_out, ignore_eos=True)
         prompts: Any = [{"prompt_token_ids": ids} for ids in _prompts(run, 49_000)]
         engine.generate(prompts, params, use_tqdm=False)
 
