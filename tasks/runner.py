@@ -236,7 +236,8 @@ class Runner:
         if ended is None:
             log.warning("fenced", job=run.job.id, attempt=run.job.attempt)
             return
-        log.info("ended", job=run.job.id, state=ended.state, tokens=usage.completion_tokens)
+        told = {"model": run.job.model, "key": run.job.tenant, "state": ended.state}
+        log.info("ended", job=run.job.id, **told, tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
         last = run.last_entry(ended, end.reason, usage)
         try:
             if self._kernel.bus.finish(self._node, *run.unsent(), last):

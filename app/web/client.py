@@ -8,6 +8,8 @@ from typing import Any, cast
 from flask import g, request
 from gevent import monkey
 
+from app.events import Usage
+
 #: What the kernel may hold for one reader, in bytes. More would only hide for how long it has not read.
 BUFFER = 64 * 1024
 
@@ -19,6 +21,8 @@ class Client:
         self._sock = sock
         #: Whether further events are at hand: what is to be written now may wait, and go with theirs.
         self.more = False
+        #: Tokens of the answers that it followed to their ends: in, and out.
+        self.tokens = (0, 0)
         if sock is not None:
             with suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
@@ -34,6 +38,10 @@ class Client:
         except (OSError, ValueError):
             return True
         return bool(poll.poll(0))
+
+    def was_told(self, usage: Usage) -> None:
+        """Notes what an answer that it has whole took."""
+        self.tokens = (self.tokens[0] + usage.prompt_tokens, self.tokens[1] + usage.completion_tokens)
 
     def cut(self) -> None:
         """Ends the connection; whoever waits to send on it is told at once."""

@@ -92,7 +92,7 @@ class Hub:
         self._followers: dict[str, tuple[Follower, ...]] = {}
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._probe = Probe(bus, lambda: bool(self._followers))
+        self._probe = Probe(bus)
 
     @contextmanager
     def following(
@@ -135,7 +135,6 @@ class Hub:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._run, name="hub", daemon=True)
             self._thread.start()
-            threading.Thread(target=self._probe.run, args=(self._closing,), name="lag", daemon=True).start()
 
     def _run(self) -> None:
         wait, longest = BACK_OFF
@@ -163,6 +162,8 @@ class Hub:
             if time.monotonic() - checked > 1.0:
                 checked = time.monotonic()
                 self._check_all()
+                if self._followers:
+                    self._probe.send()
             yield message
 
     def _hand_on(self, message: Heard) -> None:

@@ -6,6 +6,7 @@ import structlog
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from app.web.client import Client
 from app.web.errors import request_id
 
 log = structlog.get_logger(__name__)
@@ -62,7 +63,10 @@ class _Ended:
         self._began = g.get("began", time.monotonic())
         self._method, self._path = request.method, request.path
         self._route = request.url_rule.rule if request.url_rule is not None else "none"
-        self._ids = {"request_id": request_id(), "job": g.get("job_id")}
+        who = g.get("identity")
+        self._ids = {"request_id": request_id(), "job": g.get("job_id"), "model": g.get("model")}
+        self._ids["key"] = who.tenant if who is not None else None
+        self._client: Client | None = g.get("client")
         self._status, self._streamed, self._audit = status, streamed, audit
 
     def note(self) -> None:
@@ -76,4 +80,5 @@ class _Ended:
         SECONDS.labels(method, self._route).observe(seconds)
         if self._audit and self._path not in PROBES:
             told = {"method": self._method, "path": self._path, "route": self._route, "status": self._status}
-            log.info("request", **told, seconds=round(seconds, 4), **self._ids)
+            tokens = dict(zip(("tokens_in", "tokens_out"), self._client.tokens, strict=True)) if self._client else {}
+            log.info("request", **told, seconds=round(seconds, 4), **tokens, **self._ids)

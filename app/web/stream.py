@@ -56,6 +56,8 @@ def follow(
         reader = _Reader(kernel, job_id, after, until)
         checked = time.monotonic()
         for event in paced(reader.batches(follower), follower, client, merge=merge):
+            if isinstance(event, Ended):
+                client.was_told(event.usage)
             yield event
             if time.monotonic() - checked > BEAT:
                 checked = time.monotonic()

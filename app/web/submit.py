@@ -142,5 +142,5 @@ def _largest_gpu(kernel: Kernel) -> int:
 def _noted(job: Job) -> Job:
     """The answer names the job in a header, also when it is an error."""
     if has_request_context():
-        g.job_id = job.id
+        g.job_id, g.model = job.id, job.model
     return job
