@@ -1,8 +1,8 @@
 """How long events take from the broker to who follows them, measured on the very path of tokens.
 
-A process publishes an event of no job each second while it has followers, and waits for it in its own subscription. What
-stands before it in the broker, on the way or in line for the event loop delays it as it delays tokens; and as one clock
-sees it leave and arrive, no clocks are compared.
+A process publishes an event of no job each second while it has followers, and waits for it in its own subscription.
+What stands before it in the broker, on the way or in line for the event loop delays it as it delays tokens; and as one
+clock sees it leave and arrive, no clocks are compared.
 """
 
 import time

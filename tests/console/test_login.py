@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.command import tokenyard
 from tests.console.conftest import opened
 from tests.console.test_console import lay
 from tests.hub import FakeHub, safetensors
@@ -74,6 +75,12 @@ def test_a_session_that_is_over_leads_to_the_login(page: Page) -> None:
     page.context.clear_cookies()
     page.get_by_role("link", name="Jobs").click()
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_the_command_shows_its_key(guarded: Stack) -> None:
+    assert "scripted" in tokenyard(guarded, "list", API_KEY="", TOKENYARD_API_KEY=KEY).stdout
+    assert "wrong, revoked" in tokenyard(guarded, "list", code=5, TOKENYARD_API_KEY="wrong").stderr
+    assert "wants an API key" in tokenyard(guarded, "list", code=5, API_KEY="").stderr
 
 
 def test_a_pulls_bar_moves_and_its_cancel_ends_it(page: Page, guarded: Stack) -> None:
