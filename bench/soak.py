@@ -1,4 +1,4 @@
-"""`python -m bench.soak [MINUTES]`: random bad input and good load together, on a stack of its own.
+"""`python -m bench.soak [MINUTES [PACE]]`: random bad input and good load together, on a stack of its own.
 
 Ends with 1 when an answer was a 5xx, a good one failed, or when memory, descriptors or the broker's keys of any part of
 the stack grew from the first quarter of the time to the last. The bad input is tests/badinput.py's, and random bytes.
@@ -27,7 +27,7 @@ from tests.stack import Stack, broker
 
 PARTS = ("web", "worker", "puller", "keeper", "beat")
 TEXT, BINARY = 1, 2
-#: Seconds between requests of one sender, and between measurements.
+#: Seconds between requests of one sender where none are named, and between measurements.
 PACE, LOOK = 0.1, 5.0
 #: What a part may differ by between the quarters: megabytes, a share, descriptors; and the broker keys.
 MEMORY_MB, MEMORY_SHARE, FILES, KEYS = 16.0, 0.05, 8, 40
@@ -43,8 +43,9 @@ class Sample(NamedTuple):
 class Soak:
     """Senders, and what came of it."""
 
-    def __init__(self, stack: Stack, seconds: float, seed: int) -> None:
+    def __init__(self, stack: Stack, seconds: float, pace: float, seed: int) -> None:
         self._stack = stack
+        self._pace = pace
         self._until = time.monotonic() + seconds
         self._random = random.Random(seed)  # noqa: S311 - no secret hangs on it
         self.counts: Counter[str] = Counter()
@@ -68,7 +69,7 @@ class Soak:
                     send(client)
                 except httpx.TransportError as error:
                     self._note("transport", f"{send.__name__}: {error!r}")
-                time.sleep(PACE)
+                time.sleep(self._pace)
 
     def _note(self, what: str, fault: str = "") -> None:
         with self._lock:
@@ -112,7 +113,7 @@ class Soak:
                 socket.sendall(self._random.choice(list(BROKEN.values()))[0])
                 socket.close()
                 self._note("sockets")
-            time.sleep(PACE)
+            time.sleep(self._pace)
 
     def _measure(self) -> None:
         while time.monotonic() < self._until:
@@ -161,11 +162,12 @@ def stack(folder: Path) -> Iterator[Stack]:
 
 def main() -> int:
     """Returns the exit code."""
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    given = [float(word) for word in sys.argv[1:]]
+    minutes, pace = (*given, *(30.0, PACE)[len(given) :])
     seed = random.SystemRandom().randrange(1 << 32)
-    print(f"{minutes:g} minutes, seed {seed}", flush=True)
+    print(f"{minutes:g} minutes, {pace:g} s between requests of a sender, seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as name, stack(Path(name)) as whole:
-        soak = Soak(whole, minutes * 60, seed)
+        soak = Soak(whole, minutes * 60, pace, seed)
         soak.run()
         logs = [path.name for path in Path(name).glob("*.log") if "Traceback" in path.read_text(errors="replace")]
     print(dict(sorted(soak.counts.items())))
