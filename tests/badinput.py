@@ -525,6 +525,11 @@ RAW: dict[str, tuple[bytes, int]] = {
     "a chunk that is none": (_ASK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
     "a huge length": (_ASK + b"Content-Length: 99999999999\r\n\r\n{}", 413),
     "chunks without an end": (_ASK + b"Transfer-Encoding: chunked\r\n\r\n" + _CHUNK * 40, 413),
+    "a file of 300 MB": (_ASK.replace(b"/chat", b"/v1/files") + b"Content-Length: 300000000\r\n\r\n--b", 413),
+    "lines of 100 MB": (
+        _ASK.replace(b"/chat", b"/jobs").replace(b"json", b"x-ndjson") + b"Content-Length: 100000000\r\n\r\n{}",
+        413,
+    ),
     "another's name": (b"GET /models HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
     "two names": (b"GET /models HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\n\r\n", 400),
 }  # fmt: skip

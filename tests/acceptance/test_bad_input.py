@@ -115,9 +115,40 @@ def test_bytes_that_are_no_request(stack: Stack, http: httpx.Client, name: str) 
     raw, wanted = RAW[name]
     status, answer = badinput.exchange(stack.url, raw)
     assert status == wanted, answer
-    assert badinput.shape_of(answer) == "native"
+    assert badinput.shape_of(answer) == ("openai" if b"/v1/" in raw else "native")
     assert not any(word in json.dumps(answer) for word in badinput.INSIDES)
     still_serves(http)
+
+
+def test_nothing_is_compressed_on_a_socket(stack: Stack) -> None:
+    url = stack.url.replace("http", "ws") + "/ws"
+    wire = create_connection(url, timeout=5, header=["Sec-WebSocket-Extensions: permessage-deflate"])
+    assert "sec-websocket-extensions" not in wire.getheaders()
+    wire.close()
+
+
+def test_a_large_file_goes_to_the_disk_as_it_comes(stack: Stack) -> None:
+    def memory() -> int:
+        return sum(process.memory_full_info().uss for process in stack.family("web"))
+
+    size, before, peak = 120 * 2**20, memory(), 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal peak
+        yield b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+        for number in range(120):
+            if number % 30 == 29:
+                peak = max(peak, memory())
+            yield b"x" * 2**20
+        yield b"\r\n--b--\r\n"
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    with httpx.Client(base_url=stack.url, timeout=60, trust_env=False) as client:
+        answer = client.post("/v1/files", content=lines(), headers=headers)
+        assert (answer.status_code, answer.json()["bytes"]) == (200, size)
+        assert peak - before < size // 3
+        assert client.delete(f"/v1/files/{answer.json()['id']}").status_code == 200
 
 
 def test_nothing_of_it_reached_the_logs_as_a_crash(stack: Stack) -> None:
