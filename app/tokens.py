@@ -1,9 +1,10 @@
-"""Texts to token ids and back, by a model's own `tokenizer.json`; no engine is asked."""
+"""Texts to token ids and back, by a model's own files; no engine is asked."""
 
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app import vocabulary
 from app.errors import InvalidRequestError
 from app.models import Model
 
@@ -23,12 +24,11 @@ def decode(model: Model, ids: list[int]) -> str:
 
 
 def _of(model: Model) -> Any:
-    path = Path(model.path) / "tokenizer.json"
-    if model.format != "safetensors" or not path.is_file():
+    path = Path(model.path)
+    path = path / "tokenizer.json" if model.format == "safetensors" else path
+    if not path.is_file():
         raise InvalidRequestError(
-            f"Model '{model.name}' has no tokenizer.json, so its tokens are known to its engine alone. Of the same "
-            "model in safetensors form they can be told.",
-            param="model",
+            f"Model '{model.name}' has no tokenizer.json, so its tokens are known to its engine alone.", param="model"
         )
     return _read(path, path.stat().st_mtime_ns)
 
@@ -38,8 +38,7 @@ def _read(path: Path, _changed: int) -> Any:
     from tokenizers import Tokenizer  # few ever ask: a process that nobody does starts without it
 
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path)) if path.suffix == ".json" else vocabulary.read(path)
     except Exception as error:  # noqa: BLE001 - the library raises no narrower class
-        raise InvalidRequestError(
-            f"The tokenizer of this model cannot be read: {str(error)[:200]}. Pull it again.", param="model"
-        ) from None
+        reason = str(error)[:200]
+        raise InvalidRequestError(f"The tokenizer of this model cannot be read: {reason}.", param="model") from None

@@ -32,7 +32,7 @@ class DetokenizeBody(Strict):
 
 @tokens.post("/tokenize", summary="Cut a text into tokens", responses={200: TokenizedAnswer})
 def tokenize(body: TokenizeBody) -> Response:
-    """Without loading the model. It must be in safetensors form, whose tokenizer lies beside it."""
+    """Without loading the model, by what its own files say of its tokenizer."""
     model = here().kernel.catalog.get(body.model)
     ids = offload(tokenizing.encode, model, body.prompt, special=body.add_special_tokens)
     return jsonify({"count": len(ids), "max_model_len": model.facts.get("context"), "tokens": ids})
