@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.models import Job
 
 #: The first half of an advisory lock's key; other software on the same database takes other numbers, or none.
-_OURS = 0x746F6B
+OURS = 0x746F6B
 
 
 def is_postgresql(session: Session) -> bool:
@@ -25,7 +25,7 @@ def is_postgresql(session: Session) -> bool:
 def alone(session: Session, what: str) -> None:
     """From here to the end of the transaction, nobody else is in a step of this name."""
     if is_postgresql(session):
-        session.execute(sa.select(sa.func.pg_advisory_xact_lock(_OURS, sa.func.hashtext(what))))
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(OURS, sa.func.hashtext(what))))
 
 
 def hold(session: Session, *where: sa.ColumnElement[bool]) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from app.cli.backup import copy
 from app.database import Database
 from app.errors import TokenyardError
+from app.locks import OURS
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,7 +35,7 @@ KEPT = 5
 def migrate(settings: Settings) -> str:
     """Applies what is missing; says what it did. Raises BadDatabaseError."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with _explained(settings):
+    with _explained(settings), _alone(settings):
         return _migrate(settings)
 
 
@@ -49,6 +50,23 @@ def _migrate(settings: Settings) -> str:
     saved = _backup(settings, current) if current else ""
     command.upgrade(_config(settings), "head")
     return f"The database is now at version {head}.{saved}"
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Of several machines that start at once, one migrates and the others wait for it. SQLite's is one machine's."""
+    if not settings.database_url.startswith("postgres"):
+        yield
+        return
+    database = Database(settings.database_url)
+    try:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("SET lock_timeout = 0")
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({OURS}, 0)")
+            yield
+            connection.invalidate()  # with its lock
+    finally:
+        database.close()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The migrations and the models say the same."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,13 @@ def test_a_second_migration_changes_nothing(tmp_path: Path) -> None:
 
     assert "is at version" in migrate(settings)
     assert not (tmp_path / "backups").exists()
+
+
+def test_of_several_machines_that_start_at_once_one_migrates(postgres: str, tmp_path: Path) -> None:
+    url = create(postgres, "at_once")
+    homes = [tmp_path / name for name in "abc"]
+
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(lambda home: migrate(Settings(data_dir=home, database_url=url, _env_file=None)), homes))
+
+    assert sorted("now at" in told for told in said) == [False, False, True]
