@@ -5,6 +5,9 @@ from typing import Annotated, Any, Self
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.kernel import Kernel
+from app.models import Model
+from app.web.access import usable
 from app.web.formats import MAX_BYTES, schema_text
 from app.web.schemas import MAX_MESSAGES, ChatBody, Message
 
@@ -110,3 +113,9 @@ def _call(function: dict[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def named(kernel: Kernel) -> dict[str, Model]:
+    """Every model that the key may use, under each of its names."""
+    models = {model.name: model for model in usable(kernel.catalog.models())}
+    return models | {alias.name: models[alias.model] for alias in kernel.aliases.all() if alias.model in models}

@@ -13,6 +13,7 @@ from app.models import Model
 from app.registry import Card, Holding
 from app.web.access import Access, needs, usable
 from app.web.current import here
+from app.web.dialect import named
 from app.web.health import version
 from app.web.library import remove
 from app.web.ollama.answers import EMPTY, OllamaResidents, OllamaShown, OllamaTags, OllamaVersion, blueprint
@@ -35,10 +36,7 @@ def show_ollama_version() -> Response:
 @models.get("/api/tags", summary="List models, as Ollama does", responses={200: OllamaTags})
 def list_ollama_models() -> Response:
     """Every model on this machine, under each name that it was given."""
-    kernel = here().kernel
-    rows = {model.name: model for model in usable(kernel.catalog.models())}
-    further = [(alias.name, rows[alias.model]) for alias in kernel.aliases.all() if alias.model in rows]
-    return jsonify({"models": [_row(model, name) for name, model in [*rows.items(), *further]]})
+    return jsonify({"models": [_row(model, name) for name, model in named(here().kernel).items()]})
 
 
 @models.get("/api/ps", summary="List loaded models, as Ollama does", responses={200: OllamaResidents})

@@ -12,7 +12,7 @@ from app.web.openai.response_schemas import Status
 class ResponseFailure(Answer):
     """Why a response failed."""
 
-    code: Literal["server_error"]
+    code: Literal["server_error", "invalid_prompt"]
     message: str
 
 

@@ -7,12 +7,13 @@ a response that has ended is what the last event of its fold holds.
 from collections.abc import Iterator
 from typing import Any
 
+from app.errors import Failure
 from app.events import Ended, Event, Token, Usage
 from app.jobs import TERMINAL, State
 from app.models import Job
 from app.store import Detail
 from app.web import fold
-from app.web.errors import failure_of
+from app.web.errors import STATUSES, failure_of
 from app.web.openai.response_schemas import Status
 from app.web.stream import told_by_row
 
@@ -70,8 +71,7 @@ class Fold:
             self._items.append(self._item(self._growing, "incomplete"))
         # There is no event of its own for a cancelled response.
         kind = "response.failed" if status == "cancelled" else f"response.{status}"
-        failure = failure_of(ended, self._job.timeout)
-        whole = shape(self._job, status, self._items, ended.usage, failure.message if failure else None)
+        whole = shape(self._job, status, self._items, ended.usage, failure_of(ended, self._job.timeout))
         yield self._event(kind, response=whole)
 
     def _told(self, parts: fold.Parts) -> Told:
@@ -170,7 +170,7 @@ def shape(
     status: Status,
     items: list[dict[str, Any]] | None = None,
     usage: Usage | None = None,
-    failure: str | None = None,
+    failure: Failure | None = None,
 ) -> dict[str, Any]:
     """As their clients parse it."""
     kept = job.request[KEPT]
@@ -179,7 +179,7 @@ def shape(
         "object": "response",
         "created_at": int(job.created_at),
         "status": status,
-        "error": {"code": "server_error", "message": failure or ""} if status == "failed" else None,
+        "error": _error(failure) if failure is not None and status == "failed" else None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "model": job.model,
         "output": items or [],
@@ -190,6 +190,12 @@ def shape(
         "user": None,
         **{name: value for name, value in kept.items() if name != "format"},
     }
+
+
+def _error(failure: Failure) -> dict[str, str]:
+    """Their own codes tell little: whether the request is to blame, or the server."""
+    theirs = STATUSES.get(failure.code, 500) == 400
+    return {"code": "invalid_prompt" if theirs else "server_error", "message": failure.message}
 
 
 def _status(state: str, done_reason: str) -> Status:

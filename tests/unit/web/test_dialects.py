@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from app.bus import Entry
 from app.events import Token
+from app.kernel import Kernel
 
 from .conftest import NODE, Worker
 from .test_chat import meanwhile
@@ -114,3 +115,13 @@ def test_an_odd_request_is_the_clients_to_mend(
     assert answer.status_code == 400, answer.get_data(as_text=True)
     assert answer.get_json()["error"]
     assert not worker.kernel.store.page()
+
+
+def test_both_dialects_list_a_model_under_each_of_its_names(client: FlaskClient, kernel: Kernel) -> None:
+    kernel.aliases.put("gpt-4o-mini", "scripted")
+    listed = {row["id"] for row in client.get("/v1/models").get_json()["data"]}
+    tagged = {row["model"] for row in client.get("/api/tags").get_json()["models"]}
+
+    assert listed == {"scripted", "gpt-4o-mini"}
+    assert tagged == {f"{name}:latest" for name in listed}
+    assert client.get("/v1/models/gpt-4o-mini").get_json()["id"] == "gpt-4o-mini"

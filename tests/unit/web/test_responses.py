@@ -112,3 +112,17 @@ def test_what_was_cancelled_is_not_sent_again(maker: openai.OpenAI, worker: Work
     ):
         asked.create(model="scripted", messages=[{"role": "user", "content": "x"}])
     assert len(kernel.store.page()) == 1
+
+
+@pytest.mark.parametrize(("code", "told"), [("context_overflow", "invalid_prompt"), ("engine_died", "server_error")])
+def test_a_failed_response_says_whose_fault_it_is(maker: openai.OpenAI, worker: Worker, code: str, told: str) -> None:
+    made = maker.responses.create(model="scripted", input="x", background=True)
+    job_id = worker.next_job()
+    attempt = worker.claim(job_id)
+    worker.tokens(job_id, attempt, 1, 2)
+    worker.fail(job_id, attempt, 3, code)
+    last = list(maker.responses.retrieve(made.id, stream=True))[-1]
+
+    assert (last.type, last.response.status) == ("response.failed", "failed")
+    assert last.response.error.code == told
+    assert maker.responses.retrieve(made.id).error == last.response.error
