@@ -41,8 +41,8 @@ def page(browser: Browser, guarded: Stack) -> Iterator[Page]:
         yield page
 
 
-def log_in(page: Page) -> None:
-    page.get_by_label("API key").fill(KEY)
+def log_in(page: Page, key: str = KEY) -> None:
+    page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("button", name="Log out")).to_be_visible()
 
@@ -75,6 +75,19 @@ def test_a_session_that_is_over_leads_to_the_login(page: Page) -> None:
     page.context.clear_cookies()
     page.get_by_role("link", name="Jobs").click()
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_users_key_shows_what_a_user_may_do(page: Page, guarded: Stack) -> None:
+    made = tokenyard(guarded, "keys", "create", "alice").stdout
+    log_in(page, next(word for word in made.split() if word.startswith("ty-")))
+    expect(page.locator("#who")).to_contain_text("alice · user")
+    page.get_by_role("link", name="Models").click()
+    expect(page.get_by_role("table").first).to_contain_text("scripted")
+    expect(page.get_by_role("button", name="Load")).to_have_count(0)
+    page.get_by_role("link", name="Queues").click()
+    expect(page.locator(".tile").first).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_empty()
+    expect(page.locator(".alert")).to_have_count(0)
 
 
 def test_the_command_shows_its_key(guarded: Stack) -> None:

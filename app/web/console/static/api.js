@@ -42,6 +42,9 @@ export async function whoAmI() {
   return me;
 }
 
+/** Whether this one may manage models and workers; others do not see what they may not do. */
+export const isOperator = () => me.role === "operator";
+
 /** Ends the session here and everywhere. */
 export async function logOut() {
   await post("/logout");

@@ -1,6 +1,6 @@
 // Models: what is here, where it is loaded, what could be pulled.
 
-import { get, line, modelPath, post, put, remove } from "./api.js";
+import { get, isOperator, line, modelPath, post, put, remove } from "./api.js";
 import { attempt, badge, bar, button, bytes, fill, h, head, notice, question, seconds, table } from "./dom.js";
 
 const pulls = new Map(); // job id -> {model, frame}
@@ -13,7 +13,7 @@ export function show(root) {
   const form = h("form", { class: "row pullform card", onsubmit: (event) => { event.preventDefault(); start(name.value.trim()); } },
     h("label", { for: "pull-name" }, "Pull a model"), name, h("button", { type: "submit", class: "primary" }, "Pull"));
 
-  fill(root, head("Models", "What is on this machine, where it is loaded, and what would fit."), form, running, here, suggested);
+  fill(root, head("Models", "What is on this machine, where it is loaded, and what would fit."), isOperator() && form, running, here, suggested);
 
   async function start(model) {
     if (!model) return;
@@ -66,16 +66,16 @@ export function show(root) {
     const failure = model.failures?.[0];
     return [
       h("div", {}, h("strong", {}, model.model), h("div", {}, model.aliases.map((name) => h("span", { class: "chip" }, name,
-        button("×", () => attempt(() => remove(`/aliases/${encodeURI(name)}`)).then(draw), { "aria-label": `Remove the alias ${name}` }))))),
+        isOperator() && button("×", () => attempt(() => remove(`/aliases/${encodeURI(name)}`)).then(draw), { "aria-label": `Remove the alias ${name}` }))))),
       model.size_bytes ? bytes(model.size_bytes) : "", model.quantization ?? model.dtype ?? "", model.context ?? "",
       h("div", {}, where, model.why && h("div", { class: "note" }, model.why),
         failure && h("div", { class: "note bad" }, failure.message)),
-      h("div", { class: "acts" },
+      isOperator() && h("div", { class: "acts" },
         loading ? button("Cancel", () => attempt(() => remove(`${path}/load`)).then(draw))
           : model.loaded ? button("Unload", () => act("unload")) : button("Load", () => act("load")),
         button("Alias", () => alias(model.model)),
         model.local_path && button("Delete", () => drop(model.model), { class: "danger" })),
-    ];
+    ].map((cell) => cell || "");
   }
 
   async function alias(target) {
@@ -102,8 +102,8 @@ export function show(root) {
       answer.models.map((one) => [
         h("div", {}, h("strong", {}, one.name), h("div", { class: "note" }, one.gguf.model)),
         `${(one.parameters / 1e9).toFixed(1)} B`, bytes(one.gguf.size_bytes), one.gguf.fits ? badge("fits", "fits") : badge("queued", "too large"),
-        one.downloaded.length ? h("span", { class: "note" }, "here") : h("div", { class: "acts" },  button("Pull", () => start(one.name), { "aria-label": `Pull ${one.name}` })),
-      ])));
+        one.downloaded.length ? h("span", { class: "note" }, "here") : isOperator() && h("div", { class: "acts" }, button("Pull", () => start(one.name), { "aria-label": `Pull ${one.name}` })),
+      ].map((cell) => cell || ""))));
   }
 
   async function findPulls() {

@@ -1,6 +1,6 @@
 // Queues: what waits where and for how long, and the workers with their devices.
 
-import { get } from "./api.js";
+import { get, isOperator } from "./api.js";
 import { bar, bytes, chart, fill, h, head, seconds, table } from "./dom.js";
 
 const KEPT = 60;
@@ -14,17 +14,18 @@ export function show(root) {
   const stuck = h("div", { "aria-live": "polite" });
   const links = h("p", { class: "note" });
 
-  fill(root, head("Queues", "The whole queue, as the database has it."), stuck, tiles, queues, h("h2", {}, "Workers"), workers, links);
+  fill(root, head("Queues", "The whole queue, as the database has it."), stuck, tiles, queues, isOperator() && h("h2", {}, "Workers"), workers, links);
 
   async function draw() {
     try {
-      const [status, held, depth] = await Promise.all([get("/status"), get("/workers"), get("/queues")]);
+      const asked = isOperator() ? [get("/queues"), get("/status"), get("/workers")] : [get("/queues")];
+      const [depth, status = { reasons: [] }, held = { workers: [] }] = await Promise.all(asked);
       if (!root.isConnected) return;
       fill(stuck, status.reasons.map((reason) => h("p", { class: "alert" }, reason)));
       drawTiles(depth);
       drawQueues(depth.queues);
       fill(workers, held.workers.map(worker),
-        !held.workers.length && h("p", { class: "empty card" }, "No worker is alive, so jobs wait. `make status` shows the processes."));
+        isOperator() && !held.workers.length && h("p", { class: "empty card" }, "No worker is alive, so jobs wait. `make status` shows the processes."));
       fill(links, depth.flower_url && [h("a", { href: depth.flower_url }, "Flower"),
         " shows each task as Celery sees it: the window of the queue that is in the broker."]);
     } catch (error) {
