@@ -19,8 +19,8 @@ def is_loading(cards: Sequence[Card], model: str) -> bool:
 
 
 def allowed(cards: Sequence[Card], devices: Collection[str]) -> list[Card]:
-    """The workers that a model may go to: those on the devices that it is bound to, by device or by node."""
-    return [card for card in cards if not devices or card.device in devices or card.node in devices]
+    """The workers that a model may go to: those that it is bound to, by device, by node or by both (`gpu.0@node`)."""
+    return [card for card in cards if not devices or not {card.device, card.host, card.node}.isdisjoint(devices)]
 
 
 def choose(cards: Sequence[Card], size: int = 0, nodes: Collection[str] | None = None) -> Card | None:

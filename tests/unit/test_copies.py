@@ -85,3 +85,15 @@ def test_a_model_goes_where_its_files_are_and_then_where_there_is_room(nodes: se
 
     assert card is not None
     assert card.node == node
+
+
+def test_a_model_is_bound_to_devices_nodes_or_workers() -> None:
+    cards = [Card(f"{device}@{host}", device, host, 1, "l") for host in "ab" for device in ("gpu.0", "gpu.1")]
+
+    def bound(*devices: str) -> list[str]:
+        return [card.node for card in placement.allowed(cards, devices)]
+
+    assert bound("gpu.0") == ["gpu.0@a", "gpu.0@b"]
+    assert bound("b") == ["gpu.0@b", "gpu.1@b"]
+    assert bound("gpu.1@a", "b") == ["gpu.1@a", "gpu.0@b", "gpu.1@b"]
+    assert len(bound()) == 4
