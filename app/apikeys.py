@@ -61,6 +61,7 @@ class Identity:
     max_queued: int | None = None
     top_priority: int = 0
     models: tuple[str, ...] = ()
+    keyed: bool = True  #: showed a key; False: is on this machine, where none is needed
 
     @property
     def scope(self) -> str | None:
@@ -195,7 +196,7 @@ class Keyring:
             return Identity()
         rows = self._known()
         if self._loopback and self._first is None and not rows:
-            return Identity()
+            return Identity(keyed=False)
         row = rows.get(proof.id) if proof is not None else None
         if row is None and proof is not None and proof.id:
             row = self._reread().get(proof.id)

@@ -18,7 +18,7 @@ from app.names import check_name
 from app.settings import Settings
 
 _REFUSAL = (
-    "With API_KEY set, models are imported out of MODELS_EXTRA_SCAN_DIRS alone. Add the folder there, or run "
+    "Where keys are asked for, models are imported out of MODELS_EXTRA_SCAN_DIRS alone. Add the folder there, or run "
     "`tokenyard import` on the machine."
 )
 
@@ -45,30 +45,31 @@ def import_model(
     return name
 
 
-def locate(settings: Settings, given: str) -> Path:
+def locate(settings: Settings, given: str, *, keyed: bool) -> Path:
     """The path that a client named.
 
-    With an API key its holder need not be somebody who may read every file that this process can, so it must lie where
+    Whoever has to show a key (`keyed`) need not be somebody who may read every file that this process can, so it must
+    lie where
     models are expected. Raises InvalidRequestError.
     """
     if not os.path.isabs(given):
         raise InvalidRequestError("path must be absolute: the server has a folder of its own.", param="path")
     path = Path(os.path.abspath(given))
-    if not _may_read(settings, path):
+    if keyed and not _may_read(settings, path):
         raise InvalidRequestError(_REFUSAL, param="path")
     return path
 
 
-def check_files(settings: Settings, path: Path, facts: dict[str, Any]) -> None:
+def check_files(settings: Settings, path: Path, facts: dict[str, Any], *, keyed: bool) -> None:
     """The same for each of its files, which may be links. Raises InvalidRequestError."""
     base = path if path.is_dir() else path.parent
-    if not all(_may_read(settings, base / file["name"]) for file in facts["files"]):
+    if keyed and not all(_may_read(settings, base / file["name"]) for file in facts["files"]):
         raise InvalidRequestError(_REFUSAL, param="path")
 
 
 def _may_read(settings: Settings, path: Path) -> bool:
     real = os.path.realpath(path)
-    return settings.api_key is None or any(Path(real).is_relative_to(root) for root in roots(settings))
+    return any(Path(real).is_relative_to(root) for root in roots(settings))
 
 
 def roots(settings: Settings) -> list[Path]:

@@ -20,7 +20,7 @@ from app.kernel import Kernel
 from app.models import Model
 from app.registry import Card
 from app.suggested import Suggestion, suggestions
-from app.web.access import Access, needs
+from app.web.access import Access, identity, needs
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
@@ -90,11 +90,11 @@ def show_scan() -> Response:
 def import_model(body: ImportBody) -> tuple[Response, int]:
     """Lists a folder or a GGUF file that lies on this machine, where it is; with `copy` as a copy of our own."""
     kernel = here().kernel
-    path = imports.locate(kernel.settings, body.path)
+    path = imports.locate(kernel.settings, body.path, keyed=identity().keyed)
     name = imports.name_for(path, body.name)
     imports.refuse_taken(kernel.catalog, name, path)
     facts = facts_of(path)
-    imports.check_files(kernel.settings, path, facts)
+    imports.check_files(kernel.settings, path, facts, keyed=identity().keyed)
     if body.own:
         path = offload(imports.copied, kernel.settings, name, path, facts)
     return _show(kernel, imports.register(kernel.catalog, name, path, facts, quantize=body.quantize)), 201

@@ -4,7 +4,7 @@ from flask import Response, jsonify
 
 from app import engine_options, placement
 from app.imports import locate
-from app.web.access import Access, needs
+from app.web.access import Access, identity, needs
 from app.web.answers import (
     BoundAnswer,
     ClearedAnswer,
@@ -99,7 +99,7 @@ def set_engine_options(path: ModelPath, body: EngineOptionsBody) -> Response:
     options = engine_options.check(model.format, body.engine_options)
     engine_options.refuse_here(options, placement.allowed(kernel.registry.workers(), model.devices))
     for folder in options.get("lora_adapters", {}).values():
-        locate(kernel.settings, folder)
+        locate(kernel.settings, folder, keyed=identity().keyed)
     if "speculative_model" in options:
         options["speculative_model"] = kernel.catalog.get(options["speculative_model"]).name
     kernel.catalog.configure(model.name, engine_options=options)

@@ -96,8 +96,8 @@ def test_a_name_that_cannot_be_one_is_told(keys: ApiKeys, name: str) -> None:
 
 
 def test_only_loopback_without_any_key_is_open(keys: ApiKeys) -> None:
-    assert ring(keys).identify(None) == Identity()
-    assert ring(keys).identify(Proof.of("anything")) == Identity()
+    assert ring(keys).identify(None) == Identity(keyed=False)
+    assert ring(keys).identify(Proof.of("anything")) == Identity(keyed=False)
     assert ring(keys, api_key="sesame").identify(None) is None
     assert ring(keys, host="0.0.0.0").identify(None) is None
     assert ring(keys, api_key="sesame", host="0.0.0.0").identify(Proof.of("sesame")) == Identity()

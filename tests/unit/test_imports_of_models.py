@@ -87,21 +87,21 @@ def test_what_is_no_model_is_not_imported(settings: Settings, catalog: Catalog, 
 
 
 def test_without_a_key_any_absolute_path_may_be_named(settings: Settings, tmp_path: Path) -> None:
-    assert locate(settings, str(tmp_path / "a" / ".." / "b")) == tmp_path / "b"
+    assert locate(settings, str(tmp_path / "a" / ".." / "b"), keyed=False) == tmp_path / "b"
     with pytest.raises(InvalidRequestError, match="absolute"):
-        locate(settings, "models/m.gguf")
+        locate(settings, "models/m.gguf", keyed=False)
 
 
 def test_with_a_key_only_the_folders_for_models_are_read(settings: Settings, tmp_path: Path) -> None:
     locked = settings.model_copy(update={"api_key": "key"})
     inside = write_folder(tmp_path / "extra" / "m")
     outside = write_gguf(tmp_path / "outside.gguf")
-    assert locate(locked, str(inside)) == inside
+    assert locate(locked, str(inside), keyed=True) == inside
     (inside / "link.gguf").symlink_to(outside)
     for path in (outside, inside / "link.gguf", inside / ".." / ".." / "outside.gguf", tmp_path / "nothing"):
         with pytest.raises(InvalidRequestError, match="MODELS_EXTRA_SCAN_DIRS"):
-            locate(locked, str(path))
+            locate(locked, str(path), keyed=True)
     facts = {"files": [{"name": "config.json"}, {"name": "link.gguf"}]}
     with pytest.raises(InvalidRequestError, match="MODELS_EXTRA_SCAN_DIRS"):
-        check_files(locked, inside, facts)
-    check_files(settings, inside, facts)
+        check_files(locked, inside, facts, keyed=True)
+    check_files(settings, inside, facts, keyed=False)
