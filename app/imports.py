@@ -49,8 +49,7 @@ def locate(settings: Settings, given: str, *, keyed: bool) -> Path:
     """The path that a client named.
 
     Whoever has to show a key (`keyed`) need not be somebody who may read every file that this process can, so it must
-    lie where
-    models are expected. Raises InvalidRequestError.
+    lie where models are expected. Raises InvalidRequestError.
     """
     if not os.path.isabs(given):
         raise InvalidRequestError("path must be absolute: the server has a folder of its own.", param="path")
