@@ -13,7 +13,7 @@ from app.cli import place
 from app.cli.migrate import migrate
 from app.errors import TokenyardError
 from app.settings import Settings
-from tests.stack import ROOT
+from tests.stack import ROOT, free_port
 
 
 def settings_of(folder: Path, **fields: object) -> Settings:
@@ -90,4 +90,24 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"tokenyard: The database at sqlite:///{tmp_path}/jobs.db cannot be used")
     assert "Free some space on its disk" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "app.cli", "up"],
+        ["-m", "gunicorn", "--config", "app/web/gunicorn.py", "app.web:create_app()"],
+    ],
+)
+def test_a_server_for_others_without_a_key(tmp_path: Path, command: list[str]) -> None:
+    settings = {"HOST": "0.0.0.0", "PORT": str(free_port()), "DATA_DIR": str(tmp_path), "STARTER_GGUF": "/nowhere"}
+    env = {name: value for name, value in os.environ.items() if name not in ("API_KEY", "REDIS_URL", "DATABASE_URL")}
+    migrate(settings_of(tmp_path))
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env | settings, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0
+    assert "HOST=0.0.0.0 would serve beyond this machine without a key" in done.stderr
+    assert "tokenyard keys create NAME --role operator" in done.stderr
     assert "Traceback" not in done.stderr
