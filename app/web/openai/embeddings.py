@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from flask import Response, jsonify
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from app.web.current import here
 from app.web.dialect import TIMEOUT, Lenient
@@ -11,6 +11,7 @@ from app.web.embed import EmbedBody, encoded, vector
 from app.web.errors import translating
 from app.web.held import events_of, gathered
 from app.web.openai.answers import EmbeddingsAnswer, blueprint
+from app.web.openai.schemas import NoIds
 from app.web.schemas import ModelName
 from app.web.submit import submit_generation
 
@@ -21,16 +22,9 @@ class EmbeddingsBody(Lenient):
     """Texts to turn into vectors."""
 
     model: ModelName
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: Annotated[str | Annotated[list[str], Field(min_length=1)], NoIds]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
-
-    @field_validator("input", mode="before")
-    @classmethod
-    def _texts(cls, texts: object) -> object:
-        if isinstance(texts, list) and any(not isinstance(text, str) for text in texts):
-            raise ValueError("input must be a text or a list of texts; token ids are not taken here")
-        return texts
 
     def translated(self) -> EmbedBody:
         """The one request type. Raises ValidationError, ValueError."""

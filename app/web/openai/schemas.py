@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from app.jobs import DEFAULT_PRIORITY
 from app.web.bodies import decode_object
@@ -208,21 +208,24 @@ def tools_of(
     return {"tools": chosen(tools, name), "forced": True}
 
 
+def _no_ids(texts: object) -> object:
+    if isinstance(texts, list) and any(not isinstance(text, str) for text in texts):
+        raise ValueError("send a text or a list of texts; token ids are not taken here")
+    return texts
+
+
+#: Of a text or several: OpenAI's API takes the ids of its own models' tokens there too.
+NoIds = BeforeValidator(_no_ids)
+
+
 class CompletionBody(Sampled):
     """POST /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompt: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)], NoIds]
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _texts(cls, prompt: object) -> object:
-        if isinstance(prompt, list) and any(not isinstance(part, str) for part in prompt):
-            raise ValueError("prompt must be a text or a list of texts; token ids are not taken here")
-        return prompt
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
