@@ -4,6 +4,7 @@ import json
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -12,7 +13,7 @@ import httpx
 
 from bench.engines import starters
 from bench.results import Row, ratio
-from bench.yard import yard
+from bench.yard import Cost, yard
 from inference.protocol import Message, Request, Sampling, Spec
 from inference.remote import RemoteEngine
 from tests.stack import Stack, eventually
@@ -92,37 +93,47 @@ def cost(quick: bool) -> list[Row]:
     with yard(STARTER_GGUF=given["STARTER_GGUF"]) as stack, httpx.Client(base_url=stack.url, timeout=300) as client:
         alone = Alone(client.get("/models/smollm2").raise_for_status().json()["local_path"])
         try:
+            _of_jobs(client, 1)  # it is loaded from here on
             for streams in (1, 8):
-                rows += _compared(client, alone, streams, 2 if quick else 5)
+                rows += _compared(stack, client, alone, streams, 2 if quick else 5)
         finally:
             alone.engine.close()
     return rows
 
 
-def _compared(client: httpx.Client, alone: Alone, streams: int, pairs: int) -> list[Row]:
+def _compared(stack: Stack, client: httpx.Client, alone: Alone, streams: int, pairs: int) -> list[Row]:
     sides: dict[str, Callable[[int], float]] = {
         "alone": alone.rate,
         "jobs": lambda count: _of_jobs(client, count),
         "streams": lambda count: _of_streams(client, count),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    spent: dict[str, Counter[str]] = {name: Counter() for name in sides}
     for turn in range(pairs + 1):
         for name in sorted(sides, reverse=bool(turn % 2)):
+            meter = Cost(stack)
             rates[name].append(round(sides[name](streams), 1))
+            spent[name].update(meter.spent())
     rates = {name: values[1:] for name, values in rates.items()}  # the first turn warms up
     titles = {"jobs": "as durable jobs", "streams": "as streams, their clients on the same cores"}
-    return [
-        Row(
-            f"cost-{name}-{streams}",
-            f"llama.cpp {title}, against the engine's process alone, {streams} at a time",
-            "ratio",
-            ratio(rates[name], rates["alone"]),
-            0.97,
-            sides={"ours": rates[name], "alone": rates["alone"]},
-            note=f"Tokens/s: {statistics.median(rates[name]):.0f} and {statistics.median(rates['alone']):.0f}.",
-        )
-        for name, title in titles.items()
-    ]
+    return [_row(name, title, streams, rates, spent[name]) for name, title in titles.items()]
+
+
+def _row(name: str, title: str, streams: int, rates: dict[str, list[float]], spent: Counter[str]) -> Row:
+    engine = spent.pop("engine")
+    note = (
+        f"Tokens/s: {statistics.median(rates[name]):.0f} and {statistics.median(rates['alone']):.0f}. Processor time "
+        f"of all other processes of the stack: {100 * sum(spent.values()) / engine:.1f} percent of the engine's."
+    )
+    return Row(
+        f"cost-{name}-{streams}",
+        f"llama.cpp {title}, against the engine's process alone, {streams} at a time",
+        "ratio",
+        ratio(rates[name], rates["alone"]),
+        0.97,
+        sides={"ours": rates[name], "alone": rates["alone"]},
+        note=note,
+    )
 
 
 def turn(quick: bool) -> list[Row]:
