@@ -36,9 +36,11 @@ class Pump:
         self._model = model
 
     def tokens(self) -> int:
-        """How many tokens its runs have by now, prompts and answers."""
-        with self.lock:
-            return sum(run.prompt_tokens + len(run.tokens) for run in self.runs.values())
+        """About how many tokens its runs have by now, prompts and answers.
+
+        Without the lock: the lease asks, and must not wait for a step that waits for the broker.
+        """
+        return sum(run.prompt_tokens + len(run.tokens) for run in list(self.runs.values()))
 
     def begin(self, on_death: Callable[[], None]) -> None:
         """Begins to read the engine's steps; `on_death` is called when there are no more, whatever ended them."""

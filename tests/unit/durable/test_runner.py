@@ -10,10 +10,11 @@ from app.errors import UnavailableError
 from app.events import Token
 from app.jobs import MAX_LOSSES, State
 from app.kernel import Kernel
+from tasks import meters
 from tasks import runner as runners
 from tasks.run import Way
 
-from .conftest import Desk, Worker, eventually, said, words
+from .conftest import MODEL, Desk, Worker, eventually, said, words
 
 MakeWorker = Callable[..., Worker]
 
@@ -27,6 +28,38 @@ def test_an_answer_is_the_same_in_the_row_and_on_the_stream(desk: Desk, worker: 
     assert detail.result is not None
     assert detail.result.text == said(events) == words(20)
     assert [event.seq for event in events] == list(range(1, 22))
+
+
+def measured(name: str, **labels: str) -> float:
+    return meters.REGISTRY.get_sample_value(f"tokenyard_{name}", labels) or 0.0
+
+
+def test_an_answer_is_measured_once_however_many_tokens_it_has(desk: Desk, make_worker: MakeWorker) -> None:
+    waits = {"model": MODEL, "priority": "5"}
+    counts = {
+        "queue_wait_seconds_count": waits,
+        "time_to_first_token_seconds_count": {"model": MODEL},
+        "inter_token_seconds_count": {"model": ""},  # the pump of these tests has no model's name
+        "inter_token_seconds_sum": {"model": ""},
+        "engine_batch_requests_count": {"model": ""},
+    }
+    before = {name: measured(name, **labels) for name, labels in counts.items()}
+    first, second = make_worker(), make_worker("cpu.1@test")
+    job_id = desk.submit(20, pace=100)
+    first.take(job_id)
+    run = first.run(job_id)
+    assert first.garage.bays()[0].pump.tokens() >= run.prompt_tokens + 1
+    first.die()
+    second.take(job_id)
+    desk.ended(job_id)
+    first.close()
+
+    grown = {name: measured(name, **labels) - before[name] for name, labels in counts.items()}
+    assert grown["queue_wait_seconds_count"] == grown["time_to_first_token_seconds_count"] == 1
+    # Each attempt's first token follows on none; those that the first one made in vain are measured too.
+    assert grown["inter_token_seconds_count"] >= 18
+    assert grown["inter_token_seconds_sum"] > 0.1  # at 100 a second
+    assert grown["engine_batch_requests_count"] > 1
 
 
 def test_a_second_message_for_a_job_changes_nothing(desk: Desk, worker: Worker) -> None:
