@@ -33,6 +33,7 @@ class Patience:
         """Raises OutOfPatienceError in the block, or at its end."""
         thread = threading.get_ident()
         with self._lock:
+            self._overdue.discard(thread)  # it may have been raised while the last block was being left
             self._running[thread] = time.monotonic() + seconds
         try:
             yield

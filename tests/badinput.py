@@ -84,6 +84,8 @@ MALFORMED: dict[str, bytes] = {
     "30 digits, nested": _tail(b'"metadata": {"x": [1' + b"0" * 30 + b"]}"),
     "100,000 digits": _tail(b'"seed": ' + b"9" * 100_000),
     "a name twice": _tail(b'"max_tokens": 2, "max_tokens": 2'),
+    "a name twice, among 9,000": _tail(b",".join(b'"%d": 1' % number for number in range(9000)) + b', "99": 1'),
+    "100,000 names": _tail(b",".join(b'"%d": 1' % number for number in range(100_000))),
     "a name twice, escaped": _tail(b'"seed": 1, "\\u0073eed": 2'),
     "a name twice, inside": b'{"model": "scripted", "messages": [{"role": "user", "role": "system", "content": "Hi"}]}',
     "half a surrogate pair": _tail(b'"stop": "\\ud800"'),
@@ -329,6 +331,34 @@ def _ollama() -> Iterator[Case]:
     yield Case("wrong method", "/api/chat", 405, method="GET", headers={})
 
 
+def _many() -> Iterator[Case]:
+    """Lists of 350,000 items, each of them wrong: what looks at all of them takes seconds and gigabytes."""
+    items = "[" + ",".join(["true"] * 350_000) + "]"
+    for path, name in (
+        ("/chat", "messages"),
+        ("/chat", "stop"),
+        ("/v1/chat/completions", "messages"),
+        ("/v1/chat/completions", "stop"),
+        ("/v1/chat/completions", "tools"),
+        ("/v1/completions", "prompt"),
+        ("/v1/completions", "stop"),
+        ("/v1/responses", "input"),
+        ("/v1/responses", "tools"),
+        ("/v1/embeddings", "input"),
+        ("/api/chat", "messages"),
+        ("/api/chat", "tools"),
+        ("/api/generate", "context"),
+        ("/api/embed", "input"),
+        ("/tokenize", "prompt"),
+        ("/detokenize", "tokens"),
+    ):
+        body = json.dumps(_base(path) | {name: 0}).replace(f'"{name}": 0', f'"{name}": {items}')
+        yield Case(f"350,000 {name}", path, 400, body.encode())
+    inner = json.dumps(_base("/chat")).replace('"Hi"', items).encode()
+    for path in CHATS:
+        yield Case("350,000 parts", path, 400, inner)
+
+
 def _form(*parts: tuple[str, bytes]) -> bytes:
     lines = [b"--b\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + body for head, body in parts]
     return b"\r\n".join([*lines, b"--b--\r\n"])
@@ -425,7 +455,7 @@ def _addresses() -> Iterator[Case]:
 
 
 CASES: list[Case] = [
-    *_malformed(), *_packed(), *_native(), *_openai(), *_ollama(), *_files(), *_addresses(),
+    *_malformed(), *_packed(), *_many(), *_native(), *_openai(), *_ollama(), *_files(), *_addresses(),
 ]  # fmt: skip
 
 

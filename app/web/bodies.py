@@ -7,6 +7,7 @@ whole numbers are bounded.
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -23,6 +24,8 @@ MAX_JOBS = 64 * 1024 * 1024
 MAX_PARTS = 16
 #: A schema has 64 levels; what stands around it has the rest.
 MAX_DEPTH = 100
+#: Names in one object. Each one that is wrong costs a fault in the making, and the first is all that is told.
+MAX_NAMES = 10_000
 #: Whole numbers are within what databases and MessagePack hold.
 INTEGERS = range(-(2**63), 2**64)
 #: What a page without a script sends; the login alone is taken so.
@@ -83,10 +86,11 @@ def is_deeper(value: Any, depth: int) -> bool:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_NAMES:
+        raise ValueError(f"has more than {MAX_NAMES} names in one object")
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"has the name '{twice[:100]}' twice in one object")
     return found
 

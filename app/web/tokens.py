@@ -27,7 +27,7 @@ class DetokenizeBody(Strict):
     """Tokens to join."""
 
     model: ModelName
-    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1_000_000)]
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1_000_000, fail_fast=True)]
 
 
 @tokens.post("/tokenize", summary="Cut a text into tokens", responses={200: TokenizedAnswer})

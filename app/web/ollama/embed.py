@@ -8,7 +8,7 @@ from pydantic import Field
 from app.events import Ended
 from app.web.current import here
 from app.web.dialect import TIMEOUT
-from app.web.embed import EmbedBody, encoded, vector
+from app.web.embed import MAX_INPUTS, EmbedBody, encoded, vector
 from app.web.errors import translating
 from app.web.held import events_of, gathered
 from app.web.ollama.answers import EmbedAnswer, OneEmbedding, blueprint
@@ -23,7 +23,7 @@ embed = blueprint("embed")
 class EmbedRequest(Named):
     """Texts to turn into vectors."""
 
-    input: str | Annotated[list[str], Field(min_length=1)]
+    input: str | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)]
     dimensions: int | None = None
     keep_alive: KeepAlive | None = None
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import structlog
 from pydantic import AfterValidator, AliasChoices, Field
 
-from app.web.dialect import TIMEOUT, DialectBody, Lenient, checked
-from app.web.schemas import GenerateBody, KeepAlive, ModelName, PromptBody
+from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient, checked
+from app.web.schemas import MAX_MESSAGES, GenerateBody, KeepAlive, ModelName, PromptBody
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class OllamaTurn(Lenient):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     images: Images = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -128,8 +128,8 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
 class ChatRequest(Talk):
     """POST /api/chat. Without messages it only loads or unloads the model."""
 
-    messages: list[OllamaTurn] = Field([])
-    tools: list[dict[str, Any]] | None = None
+    messages: Annotated[list[OllamaTurn], Field(max_length=MAX_MESSAGES)] = Field([])
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
 
     @property
     def empty(self) -> bool:
@@ -150,7 +150,7 @@ class GenerateRequest(Talk):
     template: str = ""
     raw: bool = False
     suffix: str = ""
-    context: list[int] | None = None
+    context: Annotated[list[int], Field(max_length=1_000_000, fail_fast=True)] | None = None
     images: Images = None
 
     @property

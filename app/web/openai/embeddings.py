@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.web.current import here
 from app.web.dialect import TIMEOUT, Lenient
-from app.web.embed import EmbedBody, encoded, vector
+from app.web.embed import MAX_INPUTS, EmbedBody, encoded, vector
 from app.web.errors import translating
 from app.web.held import events_of, gathered
 from app.web.openai.answers import EmbeddingsAnswer, blueprint
@@ -22,7 +22,7 @@ class EmbeddingsBody(Lenient):
     """Texts to turn into vectors."""
 
     model: ModelName
-    input: Annotated[str | Annotated[list[str], Field(min_length=1)], NoIds]
+    input: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=MAX_INPUTS)], NoIds]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
 

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from app.web.dialect import TIMEOUT, DialectBody, Lenient
+from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient
 from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, ToolCall, form_of, text_of, tools_of
-from app.web.schemas import ModelName
+from app.web.schemas import MAX_MESSAGES, ModelName
 
 
 class MessageItem(ChatMessage):
@@ -29,7 +29,7 @@ class CallOutputItem(Lenient):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[dict[str, Any]]
+    output: str | Annotated[list[dict[str, Any]], Field(max_length=MAX_MESSAGES)]
 
 
 class ReasoningItem(Lenient):
@@ -59,7 +59,7 @@ class ResponseBody(Lenient):
     """POST /v1/responses. What would change the answer and is not done here is refused, never dropped."""
 
     model: ModelName
-    input: str | Annotated[list[InputItem], Field(min_length=1)]
+    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
@@ -71,7 +71,7 @@ class ResponseBody(Lenient):
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None

@@ -6,8 +6,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from app.jobs import DEFAULT_PRIORITY
 from app.web.bodies import decode_object
-from app.web.dialect import TIMEOUT, DialectBody, Lenient, checked, chosen
-from app.web.schemas import MAX_CHOICES, ModelName, PromptBody
+from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient, checked, chosen
+from app.web.schemas import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, ModelName, PromptBody
 
 #: Tokens of an answer to a request that names no limit: the model's context bounds it too.
 DEFAULT_MAX_TOKENS = 4096
@@ -33,7 +33,7 @@ class Sampled(Lenient):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
     timeout: float = TIMEOUT
@@ -108,9 +108,9 @@ class ChatMessage(Lenient):
     """One turn. `developer` is what newer models call `system`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[list[dict[str, Any]], Field(max_length=MAX_MESSAGES)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
 
     def translated(self) -> dict[str, Any]:
@@ -155,11 +155,11 @@ def text_of(content: str | list[dict[str, Any]] | None) -> str:
 class ChatCompletionBody(Sampled):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
