@@ -28,7 +28,7 @@ FRESH = 2.0
 #: Seconds between two looks for a key that is not known: it may have been made just now.
 MISSING = 0.25
 #: … and while the database does not answer. Then nobody can revoke a key either.
-STALE = 60.0
+STALE = 600.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"ty-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 
