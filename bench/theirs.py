@@ -104,6 +104,9 @@ def _llamacpp(model: str, port: str) -> None:
     params.kv_unified = True
     params.hostnames = ["127.0.0.1"]
     params.port = int(port)
+    # As ours: with threads that spin while they wait, its default, two busy engines on two cores crawl.
+    params.cpuparams.poll = 0
+    params.cpuparams_batch.poll = 0
     params.ui = False
     params.verbosity = 1
     held = xllamacpp.Server(params)
