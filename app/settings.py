@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app import secrets
@@ -19,6 +28,8 @@ from app.durations import FOR_EVER, seconds_of
 from app.errors import BadSettingsError
 
 Duration = Annotated[float, BeforeValidator(seconds_of)]
+#: A plain int at the end: what pydantic makes of "2GB" is of a type of its own, which no wire of ours carries.
+Size = Annotated[ByteSize, AfterValidator(int)]
 Role = Literal["web", "worker", "puller", "keeper", "beat", "flower", "cli"]
 
 
@@ -61,8 +72,8 @@ class Settings(BaseSettings):
     model_load_cooldown: Annotated[float, Field(ge=0)] = 300.0
     model_load_timeout: Annotated[float, Field(gt=0)] = 600.0
     model_q4_threshold_bytes: Annotated[float, Field(ge=0)] = 14e9
-    max_gpu_memory: ByteSize | None = None
-    max_cpu_memory: ByteSize | None = None
+    max_gpu_memory: Size | None = None
+    max_cpu_memory: Size | None = None
     enable_scripted_engine: bool = False
 
     hf_home: Path | None = None
