@@ -46,7 +46,9 @@ function create() {
 function resume() {
   for (const talk of conversations) {
     for (const turn of talk.turns) {
-      if (turn.job && !turn.ended) line.follow(turn.job, turn.seq, (frame) => take(turn, frame));
+      if (turn.role === "user" || turn.ended) continue;
+      if (turn.job) line.follow(turn.job, turn.seq, (frame) => take(turn, frame));
+      else Object.assign(turn, { ended: true, error: "The page went away before this was accepted. Retry it." });
     }
   }
 }
@@ -96,7 +98,9 @@ export function show(root) {
   const settings = h("details", { class: "settings" });
   const box = h("textarea", { id: "box", rows: 1, placeholder: "Ask something …", "aria-label": "Message" });
   const send = h("button", { type: "submit", class: "primary" }, "Send");
-  const form = h("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); submit(); } }, box, send);
+  // Where it stays in its place, not under a text that grows.
+  const halt = button("Stop", () => stop(running()), { class: "danger" });
+  const form = h("form", { class: "ask", onsubmit: (event) => { event.preventDefault(); submit(); } }, box, halt, send);
 
   box.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
@@ -112,7 +116,7 @@ export function show(root) {
 
   function submit() {
     const text = box.value.trim();
-    if (!text) return;
+    if (!text || running()) return;
     if (!model.value) { notice("There is no model yet. Pull one under Models."); return; }
     box.value = "";
     if (!talk.turns.length) talk.title = text.slice(0, 60);
@@ -140,8 +144,19 @@ export function show(root) {
     save();
   }
 
+  function running() {
+    return talk.turns.findLast((turn) => turn.role === "assistant" && !turn.ended);
+  }
+
+  function drawHalt() {
+    const turn = running();
+    send.hidden = Boolean(turn);
+    halt.hidden = !turn;
+    halt.disabled = !turn?.job;
+  }
+
   function stop(turn) {
-    if (turn.job && !turn.ended) remove(`/jobs/${turn.job}`).catch((error) => notice(error.message));
+    if (turn?.job && !turn.ended) remove(`/jobs/${turn.job}`).catch((error) => notice(error.message));
   }
 
   function drawTurn(turn, at) {
@@ -154,7 +169,8 @@ export function show(root) {
       text.textContent = turn.text;
       note.textContent = turn.error ?? (turn.ended || turn.role === "user" ? turn.stats ?? "" : waiting(turn));
       note.classList.toggle("bad", Boolean(turn.error));
-      fill(acts, ...actions(turn, at));
+      if (ended || !acts.childElementCount) fill(acts, ...actions(turn, at));
+      drawHalt();
       if (turn.ended && turn.job && !turn.error) pretty(turn, text);
       if (ended) article.setAttribute("aria-label", "Answer, finished");
       if (stuck()) thread.scrollTop = thread.scrollHeight;
@@ -172,7 +188,7 @@ export function show(root) {
     if (turn.role === "user") {
       return [button("Edit", () => { box.value = turn.text; cut(at); draw(); box.focus(); }, QUIET)];
     }
-    if (!turn.ended) return [button("Stop", () => stop(turn), { disabled: !turn.job, class: "danger" })];
+    if (!turn.ended) return [];
     return [
       button("Retry", () => { cut(at); answer(); }, QUIET),
       button("Copy", copier(() => turn.text), QUIET),
@@ -218,6 +234,7 @@ export function show(root) {
     fill(thread, talk.turns.length ? talk.turns.map(drawTurn)
       : h("div", { class: "hello" }, h("h2", {}, "Ask anything"),
         h("p", {}, "The answer goes on when you reload or lose the network, and waits here for you.")));
+    drawHalt();
     thread.scrollTop = thread.scrollHeight;
   }
 
