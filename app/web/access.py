@@ -6,13 +6,14 @@ A route that declares nothing is for users and operators. `needs` says otherwise
 import functools
 import hmac
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import Enum
 from typing import Any, TypeVar
 
 from flask import Flask, Response, current_app, g, has_request_context, request
 
 from app.apikeys import Identity, Keyring, Proof, Role
-from app.errors import NotAllowedError, TooManyRequestsError
+from app.errors import NotAllowedError, TooManyRequestsError, UnavailableError
 from app.kernel import Kernel
 from app.logins import csrf
 from app.models import Model
@@ -106,6 +107,9 @@ class Gate:
     def renew(self) -> None:
         """Asks again, on a connection that stays. Raises NotAllowedError, UnavailableError."""
         proof: Proof | None = g.get("proof")
+        if "session" in g:
+            with suppress(UnavailableError):  # the key still has to hold
+                proof = self._logins.find(g.session)
         self._take(self._ring.identify(proof), proof, Access.USERS)
 
     def _take(self, found: Identity | None, proof: Proof | None, access: Access) -> Identity:

@@ -127,6 +127,12 @@ def test_a_socket_needs_the_key_where_there_is_one(kernel: Kernel, broker: Broke
         wire = Wire(url, headers={"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"})
         wire.say(type="ping", ref=1)
         assert wire.hear()["type"] == "pong"
+        later = Wire(url, headers={"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"})
+        out = {"X-CSRF-Token": login.json()["csrf"]}
+        assert httpx.post(f"{url}/logout", headers=out, cookies=login.cookies, trust_env=False).status_code == 200
+        _is_shown_out(later, type="ping")
+        wire.close()
+        wire = Wire(url, headers={"Authorization": f"Bearer {key}"})
         kernel.api_keys.revoke("alice")
         until(lambda: httpx.get(f"{url}/me", headers={"Authorization": f"Bearer {key}"}, trust_env=False).is_error)
         _is_shown_out(wire, type="ping", ref=2)
