@@ -19,6 +19,7 @@ def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tu
     for job_id in jobs:
         ledger.emitted(job_id, 10)
     hit = {job_id for job_id in jobs if yard.owner(job_id) == victim}
+    assert hit
     yard.kill(victim)
     for job_id in jobs:
         for follower in ledger.of(job_id):
@@ -28,8 +29,7 @@ def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tu
 
 
 def _pause(ledger: Ledger, jobs: set[str]) -> float:
-    assert jobs
-    return max(follower.pause for job_id in jobs for follower in ledger.of(job_id))
+    return max((follower.pause for job_id in jobs for follower in ledger.of(job_id)), default=0.0)
 
 
 def test_with_a_warm_peer_on_the_host(yard: Yard, model: Paced, ledger: Ledger) -> None:

@@ -1,11 +1,14 @@
 """Races: whoever comes first, there is one end, and everyone is told the same."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.faults.ledger import Ledger
 from tests.faults.yard import Yard
+
+BODY = {"model": "scripted", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 2}
 
 
 @pytest.mark.parametrize("times", [60, pytest.param(1000, marks=pytest.mark.faults)])
@@ -32,8 +35,16 @@ def test_cancel_against_a_worker_s_death(yard: Yard, ledger: Ledger) -> None:
 
 @pytest.mark.faults
 def test_a_flood_of_jobs(yard: Yard, ledger: Ledger) -> None:
+    def submit(_: int) -> str:
+        """A client that asks again where the database took nothing for ten seconds, as it was told to."""
+        while (answer := yard.http.post("/jobs", json=BODY)).status_code == 503:
+            time.sleep(float(answer.headers["Retry-After"]))
+        assert answer.status_code == 202, answer.text
+        ledger.accepted[job_id := str(answer.json()["id"])] = BODY
+        return job_id
+
     with ThreadPoolExecutor(16) as pool:
-        jobs = list(pool.map(lambda _: ledger.submit(max_tokens=2, follow=0), range(10_000)))
+        jobs = list(pool.map(submit, range(10_000)))
     with ledger.flowing():
         pass
     last = ledger.follow(jobs[-1])
