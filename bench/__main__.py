@@ -14,6 +14,7 @@ Measure = Callable[[bool], list[Row]]
 #: By name, in the page's order; those of `SLOW` are left out of the quick form.
 MEASURES: dict[str, Measure] = {
     "vllm": engines.vllm,
+    "alone": engines.alone,
     "llamacpp": engines.llamacpp,
     "transformers": engines.transformers,
     "cost": durability.cost,
@@ -29,7 +30,7 @@ MEASURES: dict[str, Measure] = {
     "up": arrivals.up,
     "pull": arrivals.pull,
 }
-SLOW = {"vllm", "transformers", "up"}
+SLOW = {"vllm", "alone", "transformers", "up"}
 
 
 def main() -> None:

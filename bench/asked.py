@@ -50,10 +50,14 @@ class Asked:
         return msgspec.json.decode(said, type=answer)
 
 
-def answer(kind: type[T], reply: Callable[[T], Any]) -> None:
-    """The process's own side, to its input's end. What libraries print goes to stderr, as it is no answer."""
+def answer(kind: type[T], make: Callable[[], Callable[[T], Any]]) -> None:
+    """The process's own side, to its input's end. What libraries print goes to stderr, as it is no answer.
+
+    `make` loads what replies, once nothing of that can be taken for an answer.
+    """
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
+        reply = make()
         for line in sys.stdin.buffer:
             answers.write(msgspec.json.encode(reply(msgspec.json.decode(line, type=kind))) + b"\n")
             answers.flush()

@@ -125,7 +125,7 @@ def transformers(quick: bool) -> list[Row]:
 
 
 def vllm(quick: bool) -> list[Row]:
-    """vLLM behind our queue, behind its own server, and without any; and transformers, one request at a time."""
+    """vLLM behind our queue, and behind its own server."""
     given = starters()
     folder = given["STARTER_BF16"]
     pairs = 1 if quick else 3
@@ -139,10 +139,21 @@ def vllm(quick: bool) -> list[Row]:
             plan = {8: 16, 32: 64} if quick else {1: 4, 8: 24, 32: 96}
             _pairs(ours, other, plan, pairs)
             costs = _costs(stack, server.process, ours, other)
-        rows = _vllm_rows(ours, other, plan, mine, its, costs)
-        rows.append(_against(ours, "offline", folder, 64, 128, pairs, "against vLLM's offline engine", 0.85))
-        rows.append(_against(ours, "plain", folder, 32, 64, pairs, "against plain transformers, one at a time", 8))
-    return rows
+    return _vllm_rows(ours, other, plan, mine, its, costs)
+
+
+def alone(quick: bool) -> list[Row]:
+    """vLLM behind our queue, and without any server; and transformers, one request at a time."""
+    given = starters()
+    folder = given["STARTER_BF16"]
+    pairs = 1 if quick else 3
+    with yard(ENGINE="vllm", MAX_CPU_MEMORY="3GB", **given) as stack, Client() as client:
+        ours = Side(client, stack.url, "smollm2-bf16", folder)
+        ours.go(4, 4, 999)
+        return [
+            _against(ours, "offline", folder, 64, 128, pairs, "against vLLM's offline engine", 0.85),
+            _against(ours, "plain", folder, 32, 64, pairs, "against plain transformers, one at a time", 8),
+        ]
 
 
 def _until_first(stack: Stack) -> float:

@@ -77,4 +77,4 @@ def _run(load: Load) -> Told:
 
 
 if __name__ == "__main__":
-    answer(Load, _run)
+    answer(Load, lambda: _run)

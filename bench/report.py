@@ -28,7 +28,9 @@ HEAD = """# Benchmarks
 Written by `make bench`, out of benchmarks.json: `make bench ROWS="vllm relay"` measures some rows anew, `make bench
 ROWS=--quick` takes five minutes. Each comparison runs both sides in turns on the same machine, model, prompts and
 lengths (SmolLM2 135M; 64 random tokens in, 64 out, greedy), by vLLM's own benchmark client over
-`/v1/chat/completions`, streaming. A ratio is the median of the pairs' ratios.
+`/v1/chat/completions`, streaming. A ratio is the median of the pairs' ratios. "Load by others" is how many others
+wanted the cores when a row began: beyond a half, rates and latencies are those of a part of the machine, and only
+ratios, counts and processor times can be compared.
 """
 PLOTS = """
 ![Output tokens a second, ours and theirs](images/benchmarks-rates.svg)
@@ -38,12 +40,13 @@ PLOTS = """
 
 
 def _table(rows: Iterable[Row]) -> str:
-    lines = ["| what | measured | bar | |", "| --- | --- | --- | --- |"]
+    lines = ["| what | measured | bar | | load by others |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         sign = "at least" if row.at_least else "at most"
         note = f"<br>{row.note.strip()}" if row.note else ""
         met = "met" if row.met else "**missed**"
-        lines.append(f"| {row.what}{note} | {row.value:g} {row.unit} | {sign} {row.bar:g} | {met} |")
+        load = row.machine.get("load at the start", "")
+        lines.append(f"| {row.what}{note} | {row.value:g} {row.unit} | {sign} {row.bar:g} | {met} | {load} |")
     return "\n".join(lines)
 
 

@@ -156,4 +156,4 @@ if __name__ == "__main__":
     if kind == "llamacpp":
         _llamacpp(model, sys.argv[3])
     else:
-        answer(Run, partial(_rate, {"offline": _offline, "plain": _plain}[kind](model)))
+        answer(Run, lambda: partial(_rate, {"offline": _offline, "plain": _plain}[kind](model)))
