@@ -14,7 +14,8 @@ Measure = Callable[[bool], list[Row]]
 #: By name, in the page's order; those of `SLOW` are left out of the quick form.
 MEASURES: dict[str, Measure] = {
     "vllm": engines.vllm,
-    "alone": engines.alone,
+    "offline": engines.offline,
+    "plain": engines.plain,
     "llamacpp": engines.llamacpp,
     "transformers": engines.transformers,
     "cost": durability.cost,
@@ -30,7 +31,7 @@ MEASURES: dict[str, Measure] = {
     "up": arrivals.up,
     "pull": arrivals.pull,
 }
-SLOW = {"vllm", "alone", "transformers", "up"}
+SLOW = {"vllm", "offline", "plain", "transformers", "up"}
 
 
 def main() -> None:

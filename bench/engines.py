@@ -142,18 +142,23 @@ def vllm(quick: bool) -> list[Row]:
     return _vllm_rows(ours, other, plan, mine, its, costs)
 
 
-def alone(quick: bool) -> list[Row]:
-    """vLLM behind our queue, and without any server; and transformers, one request at a time."""
+def offline(quick: bool) -> list[Row]:
+    """vLLM behind our queue, and its offline engine."""
+    return _alone("offline", 64, 128, "against vLLM's offline engine", 0.85, quick)
+
+
+def plain(quick: bool) -> list[Row]:
+    """vLLM behind our queue, and transformers, one request at a time."""
+    return _alone("plain", 32, 64, "against plain transformers, one at a time", 8, quick)
+
+
+def _alone(kind: str, concurrency: int, prompts: int, what: str, bar: float, quick: bool) -> list[Row]:
     given = starters()
     folder = given["STARTER_BF16"]
-    pairs = 1 if quick else 3
     with yard(ENGINE="vllm", MAX_CPU_MEMORY="3GB", **given) as stack, Client() as client:
         ours = Side(client, stack.url, "smollm2-bf16", folder)
         ours.go(4, 4, 999)
-        return [
-            _against(ours, "offline", folder, 64, 128, pairs, "against vLLM's offline engine", 0.85),
-            _against(ours, "plain", folder, 32, 64, pairs, "against plain transformers, one at a time", 8),
-        ]
+        return [_against(ours, kind, folder, concurrency, prompts, 1 if quick else 3, what, bar)]
 
 
 def _until_first(stack: Stack) -> float:
