@@ -12,7 +12,8 @@ from tests.hub import FakeHub, safetensors
 from tests.stack import Stack, broker
 
 KEY = "a-key-of-a-test"
-SIZE = 6_000_000
+#: Long enough to be cancelled under way, however quick the machine is.
+SIZE = 60_000_000
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_pulls_bar_moves_and_its_cancel_ends_it(page: Page, guarded: Stack) ->
     page.get_by_role("button", name="Pull", exact=True).first.click()
     bar = page.get_by_role("progressbar", name="Progress of owner/slow")
     told = page.locator(".pull span")
-    expect(told).to_contain_text("of 6.0 MB", timeout=30_000)
+    expect(told).to_contain_text("of 60.0 MB", timeout=30_000)
     expect(told).to_contain_text("/s ·")
     expect(told).to_contain_text("left")
     before = float(bar.evaluate("bar => bar.value"))

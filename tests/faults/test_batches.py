@@ -51,6 +51,8 @@ def test_a_batch_outlives_worker_web_and_broker(yard: Yard) -> None:
     wait_for(yard, batch_id, 1_400)
     yard.kill("cpu.1")
     yard.kill("web")
+    wait_for(yard, batch_id, 1_700)
+    # By itself: where a worker and what it had emitted are lost together, a line ends as `worker_lost`, rightly.
     yard.broker.kill()
     yard.broker.forget()
     yard.broker.start()
