@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     stream_ttl_seconds: Annotated[int, Field(gt=0)] = 600
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     audit_log: bool = True
+    audit_prompts: bool = False
     log_format: Literal["readable", "json"] = "readable"
 
     @field_validator(

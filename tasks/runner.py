@@ -236,7 +236,9 @@ class Runner:
         if ended is None:
             log.warning("fenced", job=run.job.id, attempt=run.job.attempt)
             return
-        told = {"model": run.job.model, "key": run.job.tenant, "state": ended.state}
+        told: dict[str, object] = {"model": run.job.model, "key": run.job.tenant, "state": ended.state}
+        if self._kernel.settings.audit_prompts:
+            told["prompt"] = run.job.request.get("prompt") or run.job.request.get("messages")
         log.info("ended", job=run.job.id, **told, tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
         last = run.last_entry(ended, end.reason, usage)
         try:

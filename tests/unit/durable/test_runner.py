@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import structlog
 
 from app.bus import Entry
 from app.errors import UnavailableError
@@ -28,6 +30,19 @@ def test_an_answer_is_the_same_in_the_row_and_on_the_stream(desk: Desk, worker: 
     assert detail.result is not None
     assert detail.result.text == said(events) == words(20)
     assert [event.seq for event in events] == list(range(1, 22))
+
+
+@pytest.mark.parametrize("switched_on", [False, True])
+def test_a_prompt_is_logged_only_where_that_is_switched_on(desk: Desk, kernel: Kernel, switched_on: bool) -> None:
+    settings = kernel.settings.model_copy(update={"audit_prompts": switched_on})
+    worker = Worker(replace(kernel, settings=settings), "cpu.0@test")
+    job_id = desk.submit(2)
+    with structlog.testing.capture_logs() as logs:
+        worker.take(job_id).join(10)
+    worker.close()
+    [line] = [line for line in logs if line["event"] == "ended"]
+    assert (line["job"], line["tokens_out"]) == (job_id, 2)
+    assert ("one two" in str(logs)) == switched_on
 
 
 def measured(name: str, **labels: str) -> float:
