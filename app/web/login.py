@@ -21,7 +21,9 @@ login = blueprint("login", "keys", "Who asks.")
 OPEN: list[dict[str, list[str]]] = [{}]
 _HTML: dict[str, Any] = {"text/html": {"schema": {"type": "string"}}}
 _WRONG = {**_HTML, "application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-_PAGE = Path(__file__).parent / "console" / "login"
+_FOLDER = Path(__file__).parent / "console" / "login"
+_PAGE = (_FOLDER / "login.html").read_text()
+_REFUSAL = '<p class="bad" role="alert">This key is not known here.</p>'
 
 
 class LoginBody(BaseModel):
@@ -67,14 +69,14 @@ class LogoutAnswer(Answer):
 @needs(Access.OPEN)
 def show_login() -> Response:
     """It works without a script."""
-    return _page("login.html")
+    return _page()
 
 
 @login.get("/login/login.css", doc_ui=False)
 @needs(Access.OPEN)
 def serve_login_style() -> Response:
     """The page's one asset."""
-    return _page("login.css")
+    return console.guarded(send_from_directory(_FOLDER, "login.css", max_age=0))
 
 
 @login.post(
@@ -94,9 +96,7 @@ def log_in() -> AnyResponse:
     except NotAllowedError:
         if not plain:
             raise
-        response = _page("wrong.html")
-        response.status_code = 401
-        return response
+        return _page(_REFUSAL, 401)
     word = here().kernel.logins.begin(g.proof)
     answer = redirect("/", 303) if plain else jsonify({"name": who.tenant, "role": who.role, "csrf": csrf(word)})
     answer.set_cookie(COOKIE, word, max_age=LASTS, httponly=True, samesite="Strict", secure=request.is_secure)
@@ -127,5 +127,5 @@ def _limits(who: Identity) -> dict[str, object]:
     return {name: getattr(who, name) for name in LimitsAnswer.model_fields} | {"models": list(who.models)}
 
 
-def _page(name: str) -> Response:
-    return console.guarded(send_from_directory(_PAGE, name, max_age=0))
+def _page(said: str = "", status: int = 200) -> Response:
+    return console.guarded(Response(_PAGE.replace("<!-- said -->", said), status, mimetype="text/html"))
