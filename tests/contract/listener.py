@@ -73,7 +73,7 @@ class Listener:
             for step in self.engine.steps():
                 with self._changed:
                     self.steps += 1
-                    self.chunks += [chunk for chunk in step if chunk.id]  # one without is the engine's own report
+                    self.chunks += step
                     self._changed.notify_all()
         except EngineDiedError as error:
             self.died = error
