@@ -8,6 +8,7 @@ import ast
 import json
 import mmap
 import re
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 from inference.download.errors import DownloadError
 from inference.gguf import BadGgufError, read_architecture
 
+#: CPython 3.11 counts the depth of all threads' trees as one, and then refuses them (SystemError).
+_parsing = threading.Lock()
 #: No configuration of a model is larger, in bytes.
 MOST_CONFIG = 1 << 24
 #: Where each package keeps what it can generate text with, and the names of those tables.
@@ -93,7 +96,8 @@ def _table(package: str, file: str, variables: tuple[str, ...]) -> set[str]:
     for folder in _folders(package):
         path = folder / file
         if path.is_file():
-            tree = ast.parse(path.read_bytes())
+            with _parsing:
+                tree = ast.parse(path.read_bytes())
             return {key for node in tree.body for key in _keys(node, variables)}
     return set()
 
