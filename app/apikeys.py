@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -25,10 +26,10 @@ from app.settings import Settings
 
 #: Seconds for which a process trusts what it read of the keys: a revoked one works no longer than that.
 FRESH = 2.0
-#: Seconds between two looks for a key that is not known: it may have been made just now.
-MISSING = 0.25
 #: … and while the database does not answer. Then nobody can revoke a key either.
 STALE = 600.0
+#: Seconds between two looks for a key that is not known: it may have been made just now.
+MISSING = 0.25
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"ty-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 
@@ -157,11 +158,9 @@ def require_key(settings: Settings) -> None:
     """What a server asks before it binds. Raises BadSettingsError where others could reach it, and no key is there."""
     if settings.is_loopback or settings.api_key is not None:
         return
-    database, clock = Database(settings.database_url), Clock()
-    try:
+    clock = Clock()
+    with closing(Database(settings.database_url)) as database:
         rows = ApiKeys(database, clock).all()
-    finally:
-        database.close()
     if not any(holds(row, clock.now()) for row in rows):
         raise BadSettingsError(
             f"HOST={settings.host} would serve beyond this machine without a key. Make one: tokenyard keys create NAME "

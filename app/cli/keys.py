@@ -1,7 +1,7 @@
 """`tokenyard keys`: API keys, in the database itself, so that the first one can be made before anything runs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,11 +25,8 @@ def _keys() -> Iterator["ApiKeys"]:
 
     ours = settings.load()
     migrate(ours)
-    database = Database(ours.database_url)
-    try:
+    with closing(Database(ours.database_url)) as database:
         yield ApiKeys(database, Clock())
-    finally:
-        database.close()
 
 
 @keys.command()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -58,15 +58,14 @@ def _alone(settings: Settings) -> Iterator[None]:
     if not settings.database_url.startswith("postgres"):
         yield
         return
-    database = Database(settings.database_url)
-    try:
-        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("SET lock_timeout = 0")
-            connection.exec_driver_sql(f"SELECT pg_advisory_lock({OURS}, 0)")
-            yield
-            connection.invalidate()  # with its lock
-    finally:
-        database.close()
+    with (
+        closing(Database(settings.database_url)) as database,
+        database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+    ):
+        connection.exec_driver_sql("SET lock_timeout = 0")
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({OURS}, 0)")
+        yield
+        connection.invalidate()  # with its lock
 
 
 @contextmanager

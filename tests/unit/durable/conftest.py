@@ -22,9 +22,9 @@ from tasks.bay import Bay
 from tasks.pump import Pump
 from tasks.run import Run
 from tasks.runner import Runner
-from tests.unit.web.conftest import broker, kernel, own_broker, shared_broker
+from tests.unit.web.conftest import api_key, broker, kernel, own_broker, shared_broker
 
-__all__ = ["broker", "kernel", "own_broker", "shared_broker"]
+__all__ = ["api_key", "broker", "kernel", "own_broker", "shared_broker"]
 
 MODEL = "scripted"
 OVER = {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT}

@@ -5,7 +5,6 @@ A bound that is broken means that something was added to what runs for every tok
 
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from app.bus import Bus
 from inference.protocol import Chunk
 from tasks.pump import Pump
 from tasks.run import Run, Ties
+from tests.counting import calls
 
 from .conftest import Desk
 
@@ -24,22 +24,6 @@ STEPS = 50
 MOST_CALLS = 40
 #: And for a step of one token, which has the round trip to itself; measured 340.
 MOST_CALLS_ALONE = 400
-
-
-def calls(work: Callable[[], None]) -> int:
-    """How many functions it calls."""
-    count = 0
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 class Steps:

@@ -171,8 +171,14 @@ def kernel_of(settings: Settings) -> Kernel:
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, broker: Broker) -> Iterator[Kernel]:
-    kernel = kernel_of(settings_of(tmp_path, broker.url))
+def api_key() -> str | None:
+    """For modules whose server asks for a key to override."""
+    return None
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, broker: Broker, api_key: str | None) -> Iterator[Kernel]:
+    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key=api_key))
     yield kernel
     kernel.close()
 

@@ -1,6 +1,5 @@
 """Who may ask what: keys, roles, the console's login."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from app import apikeys
 from app.apikeys import Role
 from app.kernel import Kernel
 from app.web import create_app
-from tests import described
 
 from .conftest import Broker, kernel_of, settings_of
 from .test_chat import BODY
@@ -23,18 +21,14 @@ OPEN = {
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, broker: Broker) -> Iterator[Kernel]:
-    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="sesame"))
-    yield kernel
-    kernel.close()
+def api_key() -> str:
+    return "sesame"
 
 
-@pytest.fixture
-def app(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Flask:
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are read again at each request."""
     monkeypatch.setattr(apikeys, "FRESH", 0.0)
-    app = create_app(kernel=kernel)
-    described.hold(app)
-    return app
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a key may use: requests a minute, jobs in the queue, models, priorities; each refusal says so."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from app.jobs import BATCH_PRIORITY
 from app.kernel import Kernel
 from app.models import Model
 from app.web import create_app
-from tests import described
 
 from .conftest import Broker, Worker, kernel_of, settings_of
 from .test_chat import BODY
@@ -29,17 +28,8 @@ ASKS = [
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, broker: Broker) -> Iterator[Kernel]:
-    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="sesame"))
-    yield kernel
-    kernel.close()
-
-
-@pytest.fixture
-def app(kernel: Kernel) -> Flask:
-    app = create_app(kernel=kernel)
-    described.hold(app)
-    return app
+def api_key() -> str:
+    return "sesame"
 
 
 Make = Callable[..., Tenant]

@@ -1,7 +1,5 @@
 """What a token costs the web process, in counts: they are the same on every machine, and on a busy one."""
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,28 +11,13 @@ from app.web.chat import frames
 from app.web.current import Site
 from app.web.hub import Follower
 from app.web.stream import follow
+from tests.counting import calls
 
 from .conftest import Worker, submitted, until
 
 TOKENS = 200
 #: Calls of functions, C's included, for each token that a follower gets live; measured 24.
 MOST_CALLS = 30
-
-
-def calls(work: Callable[[], None]) -> int:
-    """How many functions it calls, in this thread."""
-    count = 0
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 class Counted:

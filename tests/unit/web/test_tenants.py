@@ -2,20 +2,16 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from app.apikeys import Role
 from app.kernel import Kernel
-from app.web import create_app
-from tests import described
 
-from .conftest import Broker, Worker, kernel_of, settings_of
+from .conftest import Worker
 from .test_chat import BODY
 
 LINE = {"method": "POST", "url": "/v1/chat/completions", "body": {key: BODY[key] for key in ("model", "messages")}}
@@ -23,17 +19,8 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, broker: Broker) -> Iterator[Kernel]:
-    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="sesame"))
-    yield kernel
-    kernel.close()
-
-
-@pytest.fixture
-def app(kernel: Kernel) -> Flask:
-    app = create_app(kernel=kernel)
-    described.hold(app)
-    return app
+def api_key() -> str:
+    return "sesame"
 
 
 class Tenant:
