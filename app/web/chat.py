@@ -6,7 +6,8 @@ from flask import Response, jsonify
 
 from app.events import Ended, Event, Token
 from app.web import sse
-from app.web.answers import ChatAnswer, blueprint
+from app.web.answers import blueprint
+from app.web.chat_answers import ChatAnswer
 from app.web.current import here
 from app.web.errors import failure_of, payload, request_id
 from app.web.held import events_of, gathered, opened

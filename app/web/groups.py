@@ -16,10 +16,11 @@ from app.models import Job
 from app.store import Detail
 from app.web import sse
 from app.web.access import identity
-from app.web.answers import GroupAnswer, GroupEvent, GroupsAnswer, blueprint, stream_of
+from app.web.answers import blueprint, stream_of
 from app.web.bodies import NDJSON, decode_object, whole
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
+from app.web.job_answers import GroupAnswer, GroupEvent, GroupsAnswer
 from app.web.keys import key_of_request
 from app.web.offload import offload
 from app.web.schemas import ChatBody, Strict

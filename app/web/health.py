@@ -9,9 +9,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from app.web import console
 from app.web.access import Access, gate, needs
-from app.web.answers import DiagAnswer, HealthAnswer, LiveAnswer, ReadyAnswer, StatusAnswer, blueprint
+from app.web.answers import blueprint
 from app.web.current import here
 from app.web.errors import RETRY_AFTER
+from app.web.health_answers import DiagAnswer, HealthAnswer, LiveAnswer, ReadyAnswer, StatusAnswer
 from app.web.vitals import Vitals
 
 KEY = "tokenyard_vitals"

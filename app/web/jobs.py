@@ -12,11 +12,12 @@ from app.jobs import State
 from app.store import Detail
 from app.web import groups, markdown, sse
 from app.web.access import identity
-from app.web.answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, ShownAnswer, blueprint, stream_of
+from app.web.answers import blueprint, stream_of
 from app.web.chat import frames
 from app.web.client import of_request
 from app.web.current import here
 from app.web.errors import request_id, translating
+from app.web.job_answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, ShownAnswer
 from app.web.offload import offload
 from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
 from app.web.stream import Events, follow

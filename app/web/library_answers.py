@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.web.answers import Answer, Resident
+from app.web.answers import Answer
+from app.web.fleet_answers import Resident
 
 
 class FitAnswer(Answer):

@@ -22,8 +22,9 @@ from app.reads import Depth, Lane
 from app.registry import Card, Report
 from app.totals import Totals
 from app.web.access import Access, needs
-from app.web.answers import DevicesAnswer, blueprint
+from app.web.answers import blueprint
 from app.web.current import here
+from app.web.fleet_answers import DevicesAnswer
 from app.web.observed import REGISTRY
 from app.web.residence import worker
 

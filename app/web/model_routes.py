@@ -10,8 +10,9 @@ from app.errors import UnavailableError
 from app.models import Model
 from app.registry import Card
 from app.web.access import usable
-from app.web.answers import ModelsAnswer, blueprint
+from app.web.answers import blueprint
 from app.web.current import here
+from app.web.fleet_answers import ModelsAnswer
 from app.web.residence import residence
 
 log = structlog.get_logger(__name__)

@@ -3,8 +3,9 @@
 from flask import Response, jsonify
 
 from app.web.access import Access, needs
-from app.web.answers import DrainAnswer, NodesAnswer, blueprint
+from app.web.answers import blueprint
 from app.web.current import here
+from app.web.fleet_answers import DrainAnswer, NodesAnswer
 from app.web.schemas import DrainBody, NodePath
 from app.web.views import iso
 

@@ -3,8 +3,9 @@
 from flask import Response, jsonify
 
 from app.web.access import Access, needs
-from app.web.answers import PullAnswer, blueprint
+from app.web.answers import blueprint
 from app.web.current import here
+from app.web.job_answers import PullAnswer
 from app.web.schemas import PullBody
 from app.web.submit import submit_pull
 

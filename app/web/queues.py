@@ -10,8 +10,9 @@ from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.reads import Lane
 from app.registry import Card
-from app.web.answers import QueuesAnswer, blueprint
+from app.web.answers import blueprint
 from app.web.current import here
+from app.web.job_answers import QueuesAnswer
 
 queues = blueprint("queues", "workers", "What runs where.")
 

@@ -5,16 +5,9 @@ from flask import Response, jsonify
 from app import engine_options, placement
 from app.imports import locate
 from app.web.access import Access, identity, needs
-from app.web.answers import (
-    BoundAnswer,
-    ClearedAnswer,
-    KeptAnswer,
-    OptionsAnswer,
-    OrderAnswer,
-    WorkersAnswer,
-    blueprint,
-)
+from app.web.answers import blueprint
 from app.web.current import here
+from app.web.fleet_answers import BoundAnswer, ClearedAnswer, KeptAnswer, OptionsAnswer, OrderAnswer, WorkersAnswer
 from app.web.residence import worker
 from app.web.schemas import ClearBody, DevicesBody, EngineOptionsBody, KeepAliveBody, LoadBody, ModelPath, UnloadBody
 

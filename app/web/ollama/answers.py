@@ -6,8 +6,9 @@ from typing import Any, Literal
 from flask_openapi3.blueprint import APIBlueprint
 from pydantic import ConfigDict, Field, RootModel
 
-from app.web.answers import Answer, Counts, TokenLogprob, described, stream_of
+from app.web.answers import Answer, described, stream_of
 from app.web.bodies import NDJSON
+from app.web.chat_answers import Counts, TokenLogprob
 
 
 class OllamaErrorAnswer(Answer):
