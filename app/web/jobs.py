@@ -1,14 +1,16 @@
 """Jobs: submit without waiting, list, look at, follow, cancel."""
 
 from collections.abc import Iterator
-from datetime import UTC
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
 from flask import Response, jsonify, request
+from pydantic import BaseModel, Field
 
 from app.apikeys import Role
 from app.errors import InvalidRequestError, NotAllowedError
 from app.events import Progress
-from app.jobs import State
+from app.jobs import Kind, State
 from app.store import Detail
 from app.web import groups, markdown, sse
 from app.web.access import identity
@@ -19,12 +21,43 @@ from app.web.current import here
 from app.web.errors import request_id, translating
 from app.web.job_answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, ShownAnswer
 from app.web.offload import offload
-from app.web.schemas import MAX_SEQ, ChatBody, JobPath, JobQuery, JobsQuery, StreamQuery
+from app.web.schemas import MAX_SEQ, ChatBody, Seq, Strict
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
 from app.web.views import listed, show, waiting
 
 jobs = blueprint("jobs", "jobs", "Everything that was accepted.")
+
+
+class JobsQuery(Strict):
+    """Which jobs to list, newest first."""
+
+    status: State | None = None
+    kind: Kind | None = None
+    model: str | None = None
+    group: str | None = Field(None, description="What they were submitted together with: a group, or a batch.")
+    since: datetime | None = Field(None, description="Created at or after this: ISO 8601, or seconds since the epoch.")
+    before: str | None = Field(None, description="The `next` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+
+
+class JobPath(BaseModel):
+    """A job's address."""
+
+    id: str
+
+
+class JobQuery(Strict):
+    """How a job is shown."""
+
+    traceback: bool = Field(False, description="Shows operators where a job failed.")
+    format: Literal["json", "html"] = "json"
+
+
+class StreamQuery(Strict):
+    """Where to go on following."""
+
+    after: Seq | None = Field(None, description="The last `seq` that was seen.")
 
 
 @jobs.post("/jobs", summary="Submit a chat without waiting", responses={202: AcceptedAnswer})

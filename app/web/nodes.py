@@ -1,15 +1,28 @@
 """Nodes: the hosts of a stack, and emptying one so that it can be stopped."""
 
 from flask import Response, jsonify
+from pydantic import BaseModel, Field
 
 from app.web.access import Access, needs
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.fleet_answers import DrainAnswer, NodesAnswer
-from app.web.schemas import DrainBody, NodePath
+from app.web.schemas import OptionalBody
 from app.web.views import iso
 
 nodes = needs(Access.OPERATORS)(blueprint("nodes", "workers", "What runs where."))
+
+
+class NodePath(BaseModel):
+    """A node's address."""
+
+    name: str
+
+
+class DrainBody(OptionalBody):
+    """How to empty a node."""
+
+    force: bool = Field(False, description="Running jobs go back to the queue, and on elsewhere.")
 
 
 @nodes.get("/nodes", summary="List nodes", responses={200: NodesAnswer})

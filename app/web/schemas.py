@@ -1,6 +1,5 @@
 """Requests as they arrive. Past these models, a request is a job's row."""
 
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -14,7 +13,7 @@ from pydantic import (
 )
 
 from app.durations import seconds_of
-from app.jobs import DEFAULT_PRIORITY, Kind, State
+from app.jobs import DEFAULT_PRIORITY, Kind
 from app.web.formats import schema_text
 
 MAX_TIMEOUT = 600
@@ -74,7 +73,6 @@ Stop = Annotated[str, Field(min_length=1, max_length=256)]
 KeepAlive = Annotated[
     float, BeforeValidator(seconds_of), WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}]})
 ]
-Worker = Annotated[str, Field(min_length=1, max_length=200, description="A worker's node, or its device.")]
 
 
 #: Ids of tokens, as JSON has them for keys, and what is added to their scores.
@@ -217,56 +215,6 @@ class OptionalBody(Strict):
         return {} if body is None else body
 
 
-class LoadBody(OptionalBody):
-    """A model to load."""
-
-    worker: Worker | None = None
-    keep_alive: KeepAlive | None = Field(None, description='Seconds without work, or "5m"; -1 is for ever.')
-
-
-class UnloadBody(OptionalBody):
-    """A model to unload."""
-
-    worker: Worker | None = None
-    force: bool = Field(False, description="Running jobs go back to the queue instead of finishing first.")
-
-
-class DevicesBody(Strict):
-    """Where a model may be loaded."""
-
-    devices: Annotated[list[Worker], Field(max_length=64)]
-
-
-class KeepAliveBody(Strict):
-    """How long a model stays without work."""
-
-    keep_alive: KeepAlive | None
-
-
-class DrainBody(OptionalBody):
-    """How to empty a node."""
-
-    force: bool = Field(False, description="Running jobs go back to the queue, and on elsewhere.")
-
-
-class NodePath(BaseModel):
-    """A node's address."""
-
-    name: str
-
-
-class EngineOptionsBody(Strict):
-    """How its engines run a model."""
-
-    engine_options: dict[str, Any] = Field(description="By name; docs/models.md has the table. {} is the usual.")
-
-
-class ClearBody(OptionalBody):
-    """Whose cooldown to end."""
-
-    model: ModelName | None = None
-
-
 #: How an engine should load the weights.
 Quantize = Literal["auto", "q4", "q8", "fp16", "fp32", "no"]
 
@@ -288,38 +236,7 @@ class PullBody(Strict):
         return revision
 
 
-class JobsQuery(Strict):
-    """Which jobs to list, newest first."""
-
-    status: State | None = None
-    kind: Kind | None = None
-    model: str | None = None
-    group: str | None = Field(None, description="What they were submitted together with: a group, or a batch.")
-    since: datetime | None = Field(None, description="Created at or after this: ISO 8601, or seconds since the epoch.")
-    before: str | None = Field(None, description="The `next` of the page before.")
-    limit: Annotated[int, Field(ge=1, le=200)] = 50
-
-
-class JobPath(BaseModel):
-    """A job's address."""
-
-    id: str
-
-
 class ModelPath(BaseModel):
     """A model's address."""
 
     name: str
-
-
-class JobQuery(Strict):
-    """How a job is shown."""
-
-    traceback: bool = Field(False, description="Shows operators where a job failed.")
-    format: Literal["json", "html"] = "json"
-
-
-class StreamQuery(Strict):
-    """Where to go on following."""
-
-    after: Seq | None = Field(None, description="The last `seq` that was seen.")

@@ -1,5 +1,6 @@
 """Jobs and events as the native API shows them."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,20 +73,24 @@ def answer(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
     return shown if len(choices) == 1 else shown | {"choices": choices}
 
 
+def split(job: Job, tokens: list[Token], done_reason: str) -> Iterator[tuple[int, list[Token], str]]:
+    """Each choice's number, its tokens, and why it ended, out of a transcript in which they may be mixed."""
+    finishes = {token.choice: token.finish for token in tokens if token.finish}
+    for index in range(job.request.get("n", 1)):
+        own = [token for token in tokens if token.choice == index]
+        yield index, own, finishes.get(index, done_reason)
+
+
 def choices_of(job: Job, tokens: list[Token], done_reason: str) -> list[dict[str, Any]]:
-    """Each choice whole, out of a transcript in which they may be mixed."""
-    return [
-        _choice(index, [token for token in tokens if token.choice == index], done_reason)
-        for index in range(job.request.get("n", 1))
-    ]
+    """Each choice whole."""
+    return [_choice(*choice) for choice in split(job, tokens, done_reason)]
 
 
 def _choice(index: int, tokens: list[Token], done_reason: str) -> dict[str, Any]:
-    reason = next((token.finish for token in tokens if token.finish), done_reason)
     shown: dict[str, Any] = {
         "index": index,
         "message": {"role": "assistant", "content": "".join(token.text for token in tokens)},
-        "done_reason": reason,
+        "done_reason": done_reason,
     }
     logprobs = [logprob(entry) for token in tokens for entry in token.logprobs]
     return shown | {"logprobs": logprobs} if logprobs else shown

@@ -1,6 +1,9 @@
 """Workers: what each one is and holds; and what operators ask of them about a model."""
 
+from typing import Annotated, Any
+
 from flask import Response, jsonify
+from pydantic import Field
 
 from app import engine_options, placement
 from app.imports import locate
@@ -9,11 +12,52 @@ from app.web.answers import blueprint
 from app.web.current import here
 from app.web.fleet_answers import BoundAnswer, ClearedAnswer, KeptAnswer, OptionsAnswer, OrderAnswer, WorkersAnswer
 from app.web.residence import worker
-from app.web.schemas import ClearBody, DevicesBody, EngineOptionsBody, KeepAliveBody, LoadBody, ModelPath, UnloadBody
+from app.web.schemas import KeepAlive, ModelName, ModelPath, OptionalBody, Strict
 
 workers = needs(Access.OPERATORS)(blueprint("workers", "workers", "What runs where."))
 
 Accepted = tuple[Response, int]
+
+
+Worker = Annotated[str, Field(min_length=1, max_length=200, description="A worker's node, or its device.")]
+
+
+class LoadBody(OptionalBody):
+    """A model to load."""
+
+    worker: Worker | None = None
+    keep_alive: KeepAlive | None = Field(None, description='Seconds without work, or "5m"; -1 is for ever.')
+
+
+class UnloadBody(OptionalBody):
+    """A model to unload."""
+
+    worker: Worker | None = None
+    force: bool = Field(False, description="Running jobs go back to the queue instead of finishing first.")
+
+
+class DevicesBody(Strict):
+    """Where a model may be loaded."""
+
+    devices: Annotated[list[Worker], Field(max_length=64)]
+
+
+class KeepAliveBody(Strict):
+    """How long a model stays without work."""
+
+    keep_alive: KeepAlive | None
+
+
+class EngineOptionsBody(Strict):
+    """How its engines run a model."""
+
+    engine_options: dict[str, Any] = Field(description="By name; docs/models.md has the table. {} is the usual.")
+
+
+class ClearBody(OptionalBody):
+    """Whose cooldown to end."""
+
+    model: ModelName | None = None
 
 
 @workers.get("/workers", summary="List workers", responses={200: WorkersAnswer})

@@ -17,6 +17,7 @@ from app.web.openai.answers import ChatCompletion, blueprint
 from app.web.openai.schemas import ChatCompletionBody
 from app.web.stream import Events
 from app.web.submit import submit_generation
+from app.web.views import split
 
 chat = blueprint("chat")
 
@@ -38,7 +39,7 @@ def create_chat_completion(body: ChatCompletionBody) -> Response:
 
 def whole(job: Job, tokens: list[Token], ended: Ended) -> dict[str, Any]:
     """A whole answer."""
-    told = [_choice(job, *choice) for choice in shapes.choices(job, tokens, ended)]
+    told = [_choice(job, *choice) for choice in split(job, tokens, ended.done_reason)]
     return {**shapes.head(job, "chatcmpl", "chat.completion"), "choices": told, "usage": shapes.usage(ended.usage)}
 
 

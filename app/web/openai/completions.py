@@ -18,6 +18,7 @@ from app.web.openai.schemas import CompletionBody
 from app.web.schemas import GenerateBody
 from app.web.stream import Events
 from app.web.submit import submit_generation
+from app.web.views import split
 
 completions = blueprint("completions")
 
@@ -74,7 +75,7 @@ def _whole(jobs: list[Job], answers: list[Answer], *, echo: bool) -> dict[str, A
     choices: list[dict[str, Any]] = []
     for job, (tokens, ended) in zip(jobs, answers, strict=True):
         said = job.request["prompt"] if echo else ""
-        for _, own, reason in shapes.choices(job, tokens, ended):
+        for _, own, reason in split(job, tokens, ended.done_reason):
             text, logprobs = said + "".join(token.text for token in own), shapes.plain_logprobs(own, len(said))
             choices.append(_choice(len(choices), text, reason, logprobs))
     return {**_head(jobs[0]), "choices": choices, "usage": shapes.usage(_total([ended.usage for _, ended in answers]))}

@@ -1,6 +1,5 @@
 """What OpenAI's clients parse: errors, usage, probabilities. Shapes: https://platform.openai.com/docs/api-reference."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from app.events import Ended, Likely, Logprob, Token, Usage
@@ -38,14 +37,6 @@ def head(job: Job, prefix: str, kind: str) -> dict[str, Any]:
     """What every completion and chunk begins with."""
     ident = {"id": f"{prefix}-{job.id}", "object": kind, "created": int(job.created_at)}
     return {**ident, "model": job.model, "system_fingerprint": None}
-
-
-def choices(job: Job, tokens: list[Token], ended: Ended) -> Iterator[tuple[int, list[Token], str]]:
-    """Each choice's number, its tokens, and why it ended, out of a transcript in which they may be mixed."""
-    finishes = {token.choice: token.finish for token in tokens if token.finish}
-    for index in range(job.request["n"]):
-        own = [token for token in tokens if token.choice == index]
-        yield index, own, finishes.get(index, ended.done_reason)
 
 
 def reason(done_reason: str, *, called: bool) -> str:
