@@ -8,27 +8,22 @@ import time
 from collections.abc import Iterable
 from enum import StrEnum
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from app import keys, totals
-from app.database import Database
 from app.errors import InvalidRequestError, NotFoundError
-from app.jobs import TERMINAL, State
+from app.groups import Groups
+from app.jobs import State
 from app.keys import Key
-from app.locks import hold
-from app.models import Batch, Job, Result
+from app.models import Batch, Job
 from app.quotas import check_queued
-from app.store import Detail
 
 #: Lines that one transaction inserts: few enough to let other writers in between.
 CHUNK = 500
 #: Filling the largest batch takes seconds; one that has been filled for so long lost the process that did it.
 STALLED = 900.0
-#: Rows that are read at once when a batch's lines are told.
-PAGE = 200
 
 
 class Stage(StrEnum):
@@ -56,40 +51,8 @@ class BatchNotFoundError(NotFoundError):
         super().__init__(f"No batch has the id '{batch_id}'.", param="batch_id")
 
 
-class Counts(NamedTuple):
-    """How a group's jobs stand."""
-
-    total: int
-    completed: int
-    failed: int
-    open: int
-
-
-class Group(NamedTuple):
-    """A group in a list; `at` is when its first job came, in seconds since the epoch."""
-
-    tenant: str
-    name: str
-    at: float
-    counts: Counts
-
-
-#: The columns of Counts behind the first.
-_STATES = {
-    "completed": [State.SUCCEEDED],
-    "failed": sorted(TERMINAL - {State.SUCCEEDED}),
-    "open": sorted(set(State) - TERMINAL),
-}
-#: What somebody asked for before stays.
-_ASKED = sa.func.coalesce(Job.end_requested, State.CANCELLED.value)
-_BLIND = {"synchronize_session": False}
-
-
-class Batches:
+class Batches(Groups):
     """Groups of jobs, and the batches that have a row of their own."""
-
-    def __init__(self, database: Database) -> None:
-        self._db = database
 
     def create(self, batch: Batch, lines: int = 0, most: int | None = None) -> None:
         """Commits a batch that has no lines yet. `most` jobs of its tenant may wait. Raises QueueFullError."""
@@ -116,36 +79,6 @@ class Batches:
                     keys.keep(session, key, chunk[0])
             count += len(chunk)
         return count
-
-    def add(self, jobs: list[Job], key: Key | None = None, most: int | None = None) -> list[Job]:
-        """Commits a group's jobs, all or none. Returns them, or those that were accepted under the same key before.
-
-        `most` jobs of their tenant may wait. Raises IdempotencyConflictError, QueueFullError.
-        """
-        try:
-            with self._db.write() as session:
-                earlier = _earlier(session, key)
-                if not earlier:
-                    check_queued(session, jobs[0].tenant, most, len(jobs))
-                    session.add_all(jobs)
-                    keys.keep(session, key, jobs[0])
-        except sa.exc.IntegrityError:
-            # As in the store: PostgreSQL lets two transactions look for a key at once.
-            earlier = self.accepted(key)
-            if not earlier:
-                raise
-        return earlier or jobs
-
-    def accepted(self, key: Key | None) -> list[Job]:
-        """The jobs that a key stands for, if any. Raises IdempotencyConflictError."""
-        with self._db.read() as session:
-            return _earlier(session, key)
-
-    def group_of(self, key: Key | None) -> str | None:
-        """The group of the jobs that a key stands for, if any. Raises IdempotencyConflictError."""
-        with self._db.read() as session:
-            first = keys.find(session, key)
-        return None if first is None else first.group_id
 
     def open(self, batch_id: str) -> None:
         """All its lines are here: the batch is accepted."""
@@ -178,48 +111,6 @@ class Batches:
         with self._db.read() as session:
             return list(session.scalars(query))
 
-    def counts(self, group_id: str, tenant: str) -> Counts:
-        """One look at the index. Names of groups are each tenant's own."""
-        query = sa.select(Job.status, sa.func.count()).where(*_group(group_id, tenant)).group_by(Job.status)
-        with self._db.read() as session:
-            by_state = {state: count for state, count in session.execute(query)}
-        total, completed = sum(by_state.values()), by_state.get(State.SUCCEEDED, 0)
-        ended = sum(count for state, count in by_state.items() if state in TERMINAL)
-        return Counts(total, completed, ended - completed, total - ended)
-
-    def groups(self, *, scope: str | None = None, limit: int = 50) -> list[Group]:
-        """The groups whose jobs came last, of one tenant or (None) of all."""
-        of_state = {state: sa.func.count().filter(Job.status.in_(states)) for state, states in _STATES.items()}
-        query = (
-            sa.select(Job.tenant, Job.group_id, sa.func.min(Job.created_at), *of_state.values())
-            .where(Job.group_id.is_not(None), *([] if scope is None else [Job.tenant == scope]))
-            .group_by(Job.tenant, Job.group_id)
-            .order_by(sa.func.max(Job.id).desc())
-            .limit(limit)
-        )
-        with self._db.read() as session:
-            rows = session.execute(query).all()
-        return [Group(tenant, str(name), at, Counts(sum(counts), *counts)) for tenant, name, at, *counts in rows]
-
-    def models(self, group_id: str) -> list[str]:
-        """The models that its queued jobs want."""
-        query = sa.select(Job.model).where(Job.group_id == group_id, Job.status == State.QUEUED).distinct()
-        with self._db.read() as session:
-            return list(session.scalars(query))
-
-    def lines(self, group_id: str, tenant: str, *, succeeded: bool, after: str = "") -> list[Detail]:
-        """A page of its ended jobs, well or badly, in the order of their lines; empty behind the last one."""
-        ended = Job.status == State.SUCCEEDED if succeeded else Job.status.in_(TERMINAL - {State.SUCCEEDED})
-        query = (
-            sa.select(Job, Result)
-            .outerjoin(Result, Result.job_id == Job.id)
-            .where(*_group(group_id, tenant), ended, Job.id > after)
-            .order_by(Job.id)
-            .limit(PAGE)
-        )
-        with self._db.read() as session:
-            return [Detail(job, None, result) for job, result in session.execute(query)]
-
     def cancel(self, batch_id: str, scope: str | None = None) -> Batch:
         """From now on its jobs are to end, which `end_jobs` does. Raises BatchNotFoundError, InvalidRequestError."""
         batch = self.get(batch_id, scope)
@@ -228,19 +119,6 @@ class Batches:
         open_stages = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING)
         self._move(batch_id, open_stages, Stage.CANCELLING, cancelling_at=time.time())
         return self.get(batch_id)
-
-    def end_jobs(self, group_id: str, tenant: str) -> list[str]:
-        """Cancels what waits of a group, whose followers learn it from the rows; returns what runs and is to end."""
-        ours = sa.and_(*_group(group_id, tenant))
-        # As in the store: who ends a job without owning it takes a new attempt.
-        ended = {"status": State.CANCELLED, "finished_at": time.time(), "attempt": Job.attempt + 1}
-        asked = sa.update(Job).where(ours, Job.status == State.RUNNING).values(end_requested=_ASKED)
-        with self._db.write() as session:
-            hold(session, ours, Job.finished_at.is_(None))
-            session.execute(
-                sa.update(Job).where(ours, Job.status == State.QUEUED).values(ended), execution_options=_BLIND
-            )
-            return list(session.scalars(asked.returning(Job.id), execution_options=_BLIND))
 
     def advance(self) -> None:
         """Moves every open batch on as far as its jobs are. Run in each sweep; safe to run twice at once."""
@@ -280,17 +158,3 @@ class Batches:
                 .values(status=to, **values),
                 execution_options={"synchronize_session": False},
             )
-
-
-def _group(group_id: str, tenant: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return Job.group_id == group_id, Job.tenant == tenant
-
-
-def _earlier(session: Session, key: Key | None) -> list[Job]:
-    """All jobs of the request that came first under a key: others may have put theirs into the same group."""
-    first = keys.find(session, key)
-    if first is None:
-        return []
-    group = _group(str(first.group_id), first.tenant)
-    same = sa.select(Job).where(*group, Job.request_id.is_not_distinct_from(first.request_id))
-    return list(session.scalars(same.order_by(Job.id)))

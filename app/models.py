@@ -75,7 +75,9 @@ class Job(Base):
         CheckConstraint(f"status IN ({', '.join(repr(s.value) for s in State)})", name="status"),
         Index("ix_jobs_status", "status", "id"),
         Index("ix_jobs_owner", "owner", "status"),
-        Index("ix_jobs_group_id", "group_id", "status"),
+        # Most jobs have no group, and pay nothing for these: how a group stands and what it gave, and its newest job.
+        _partial("ix_jobs_group_id", "group_id", "tenant", "status", "id", where="group_id IS NOT NULL"),
+        _partial("ix_jobs_groups", "tenant", "group_id", "id", where="group_id IS NOT NULL"),
         Index("ix_jobs_tenant", "tenant", "id"),
         # The queue's own indexes leave finished jobs out, so that what was kept costs what waits nothing.
         _partial(

@@ -140,7 +140,7 @@ def _fitting(rows: Iterator[Row], batch_room: int) -> Iterator[str]:
         yield job_id
 
 
-def _distinct(column: InstrumentedAttribute[str], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+def distinct(column: InstrumentedAttribute[Any], *where: sa.ColumnElement[bool]) -> sa.Select[Any]:
     """The different values of a column."""
     steps = _steps(column, *where)
     return sa.select(steps.c.value).where(steps.c.value.is_not(None))
@@ -190,6 +190,6 @@ _GROUPS = _most_urgent(Job.group_id, *_OF_TENANT)
 _HAD = (
     sa.select(Job.tenant, Job.group_id, sa.func.count()).where(*_RELEASED, _OF_MODEL).group_by(Job.tenant, Job.group_id)
 )
-_TENANTS = _distinct(Job.tenant, *_UNRELEASED, _OF_MODEL)
-_MODELS = _distinct(Job.model, *_UNRELEASED)
+_TENANTS = distinct(Job.tenant, *_UNRELEASED, _OF_MODEL)
+_MODELS = distinct(Job.model, *_UNRELEASED)
 _RELEASED_MODELS = sa.select(Job.model, _LEAST).where(*_RELEASED, QUEUED).group_by(Job.model)

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import Database
+from app.groups import Groups
 from app.jobs import State
 from app.store import Outcome, Store
 from tests.unit.conftest import make_job
@@ -112,7 +113,8 @@ def test_a_batch_line_does_not_outrank_its_share(store: Store, life: str) -> Non
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # its way to tell a plan
 def test_no_query_of_the_queue_reads_all_of_it(store: Store, database: Database) -> None:
-    submit(store, 3)
+    submit(store, 2)
+    submit(store, 1, group_id="g")
     statements: list[tuple[str, Any]] = []
 
     @sa.event.listens_for(database.engine, "before_cursor_execute")
@@ -129,6 +131,7 @@ def test_no_query_of_the_queue_reads_all_of_it(store: Store, database: Database)
         store.waiting_models,
         lambda: store.overflowing(0),
         lambda: store.position(job),
+        Groups(database).groups,
     ):
         ask()
     seen = list(statements)
@@ -192,3 +195,21 @@ def test_turns_are_read_out_of_an_index_in_its_order(store: Store, database: Dat
             if "ORDER BY jobs.group_id" in said:
                 assert not [row for row in plan if "TEMP B-TREE" in row[3]], plan
             assert not [row for row in plan if row[3].startswith("SCAN jobs")], plan
+
+
+def test_groups_are_told_from_the_one_with_the_newest_job_on(store: Store, database: Database) -> None:
+    first = make_job(tenant="bob", group_id="b")
+    for job in (first, make_job(tenant="alice", group_id="b"), make_job(), make_job(tenant="alice", group_id="a")):
+        store.submit(job)
+    submit(store, 2, tenant="bob", group_id="b")
+    groups = Groups(database)
+
+    told = groups.groups()
+    assert [(group.tenant, group.name, group.counts.open) for group in told] == [
+        ("bob", "b", 3),
+        ("alice", "a", 1),
+        ("alice", "b", 1),
+    ]
+    assert told[0].at == first.created_at
+    assert groups.groups(limit=2) == told[:2]
+    assert groups.groups(scope="alice") == told[1:]

@@ -9,8 +9,9 @@ from flask import Response, jsonify
 from pydantic import BaseModel, Field
 
 from app.apikeys import Identity
-from app.batches import Counts, Stage
+from app.batches import Stage
 from app.errors import InvalidRequestError
+from app.groups import Counts
 from app.jobs import new_id
 from app.keys import Key
 from app.models import Batch
