@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -191,17 +191,37 @@ class Keyring:
 
         None is needed while nobody ever made one and only this machine can ask.
         """
-        if self._first is not None and proof is not None and hmac.compare_digest(self._first, proof.digest):
+        if self._is_first(proof):
             return Identity()
         rows = self._known()
+        if (rows or not self._loopback) and proof is not None and proof.id and proof.id not in rows:
+            rows = self._reread()
+        return self._judged(proof, rows)
+
+    def still(self, proof: Proof | None) -> bool:
+        """Whether whoever was let in with this would be let in again. For streams: it goes by what is known and never
+        waits; what is old is read again meanwhile."""
+        if time.monotonic() - self._tried_at >= FRESH and self._lock.acquire(blocking=False):
+            threading.Thread(target=self._refresh_aside, name="keys", daemon=True).start()
+        return self._is_first(proof) or self._judged(proof, self._rows) is not None
+
+    def _is_first(self, proof: Proof | None) -> bool:
+        return self._first is not None and proof is not None and hmac.compare_digest(self._first, proof.digest)
+
+    def _judged(self, proof: Proof | None, rows: dict[str, ApiKey]) -> Identity | None:
         if self._loopback and self._first is None and not rows:
             return Identity(keyed=False)
         row = rows.get(proof.id) if proof is not None else None
-        if row is None and proof is not None and proof.id:
-            row = self._reread().get(proof.id)
         if proof is None or row is None or not hmac.compare_digest(row.digest, proof.digest):
             return None
         return _identity(row) if holds(row, self._clock.now()) else None
+
+    def _refresh_aside(self) -> None:
+        try:
+            with suppress(UnavailableError):
+                self._refresh()
+        finally:
+            self._lock.release()
 
     def _known(self) -> dict[str, ApiKey]:
         age = time.monotonic() - self._read_at

@@ -21,6 +21,7 @@ TokenyardError
 ├── TooManyRequestsError    rate_limit_exceeded
 ├── SlowConsumerError       slow_consumer
 ├── NotAllowedError         unauthorized | forbidden | forbidden_… | bad_csrf
+│   └── KeyEndedError       unauthorized
 ├── UnavailableError        broker_unavailable | database_unavailable
 └── JobFailedError          what ended a job: its code is the error that the row keeps
 """
@@ -225,6 +226,15 @@ class NotAllowedError(TokenyardError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code  # type: ignore[misc]  # each instance carries its own
+
+
+class KeyEndedError(NotAllowedError):
+    """The key, or the login, under which something began is over."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "unauthorized", "The key, or the login, under which this began was ended or has expired. Its jobs go on."
+        )
 
 
 class UnavailableError(TokenyardError):

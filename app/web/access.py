@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from flask import Flask, Response, current_app, g, has_request_context, request
 
 from app.apikeys import Identity, Keyring, Proof, Role
-from app.errors import NotAllowedError, TooManyRequestsError, UnavailableError
+from app.errors import KeyEndedError, NotAllowedError, TooManyRequestsError, UnavailableError
 from app.kernel import Kernel
 from app.logins import csrf
 from app.models import Model
@@ -110,7 +110,22 @@ class Gate:
         if "session" in g:
             with suppress(UnavailableError):  # the key still has to hold
                 proof = self._logins.find(g.session)
-        self._take(self._ring.identify(proof), proof, Access.USERS)
+        found = self._ring.identify(proof)
+        if found is None and g.pop("identity", None) is not None:
+            raise KeyEndedError
+        self._take(found, proof, Access.USERS)
+
+    def watch(self) -> Callable[[], bool]:
+        """For an answer that takes its time: what tells, from anywhere, whether its request would still be let in."""
+        proof, word = g.get("proof"), g.get("session")
+
+        def still() -> bool:
+            with suppress(UnavailableError):  # the key still has to hold
+                if word is not None and self._logins.find(word) is None:
+                    return False
+            return self._ring.still(proof)
+
+        return still
 
     def _take(self, found: Identity | None, proof: Proof | None, access: Access) -> Identity:
         if found is None:

@@ -18,6 +18,7 @@ from app.web import sse
 from app.web.access import identity
 from app.web.answers import blueprint, stream_of
 from app.web.bodies import NDJSON, decode_object, whole
+from app.web.client import Client, of_request
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
 from app.web.job_answers import GroupAnswer, GroupEvent, GroupsAnswer
@@ -187,7 +188,7 @@ def stream_group(path: GroupPath, query: WhoseQuery) -> Response:
     """Server-sent events: how it stands, when that changed; the last one has `done`."""
     site, tenant = here(), _whose(path, query)
     _standing(site, path.group, tenant)
-    events = _events(site, path.group, tenant)
+    events = _events(site, path.group, tenant, of_request())
     return sse.closing(events, events)
 
 
@@ -207,7 +208,7 @@ def _standing(site: Site, group: str, tenant: str) -> dict[str, Any]:
     return {"group": group, **counts._asdict()}
 
 
-def _events(site: Site, group: str, tenant: str) -> Generator[str, None, None]:
+def _events(site: Site, group: str, tenant: str, client: Client) -> Generator[str, None, None]:
     told: dict[str, Any] = {}
     while True:
         now = _standing(site, group, tenant)
@@ -219,3 +220,4 @@ def _events(site: Site, group: str, tenant: str) -> Generator[str, None, None]:
         if not now["open"]:
             return
         time.sleep(BEAT)
+        client.check()

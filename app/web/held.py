@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import structlog
 
-from app.errors import NotFoundError, SlowConsumerError, UnavailableError
+from app.errors import KeyEndedError, NotFoundError, SlowConsumerError, UnavailableError
 from app.events import Ended, Event, Progress, Token
 from app.jobs import TERMINAL, State
 from app.models import Job
@@ -68,8 +68,8 @@ def _held(site: Site, job: Job) -> Iterator[threading.Event]:
     over = threading.Event()
     try:
         yield over
-    except SlowConsumerError:
-        over.set()  # it was told to come back
+    except (SlowConsumerError, KeyEndedError):
+        over.set()  # it was told to come back; and a key's jobs are its tenant's, whatever becomes of it
         raise
     finally:
         if not over.is_set():

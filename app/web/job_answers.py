@@ -138,10 +138,14 @@ class GroupsAnswer(Answer):
     groups: list[GroupEntry]
 
 
-class GroupEvent(GroupAnswer):
+class GroupStanding(GroupAnswer):
     """The same, as its followers are told."""
 
     done: bool
+
+
+class GroupEvent(RootModel[GroupStanding | ChatError]):
+    """The data of one event of a group."""
 
 
 class QueueLane(Answer):

@@ -49,7 +49,7 @@ def follow(
 
     `until` (by time.monotonic()) is a moment at which the caller wants to be asked: a None comes no later. A `client`
     that is gone ends it early. `merge` lets a reader that is slow get several tokens as one, whose `seq` is the last.
-    Raises JobNotFoundError, SlowConsumerError, and UnavailableError where the database is gone at the start.
+    Raises JobNotFoundError, SlowConsumerError, KeyEndedError; UnavailableError where the database is gone at the start.
     """
     client = client or Client()
     with hub.following(job_id, cut=client.cut) as follower:
@@ -58,11 +58,12 @@ def follow(
         for event in paced(reader.batches(follower), follower, client, merge=merge):
             if isinstance(event, Ended):
                 client.was_told(event.usage)
-            yield event
-            if time.monotonic() - checked > BEAT:
+            elif time.monotonic() - checked >= BEAT:
                 checked = time.monotonic()
                 if client.is_gone():
                     return
+                client.check()
+            yield event
 
 
 class _Reader:

@@ -1,5 +1,6 @@
 """GET /ws: one WebSocket that carries many generations. docs/websocket.md describes its frames."""
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import structlog
@@ -8,7 +9,7 @@ from flask_sock import Sock
 from pydantic import Field, TypeAdapter, ValidationError
 from simple_websocket import ConnectionClosed
 
-from app.errors import InvalidRequestError, NotFoundError, TokenyardError
+from app.errors import InvalidRequestError, NotAllowedError, NotFoundError, TokenyardError, UnavailableError
 from app.jobs import State
 from app.web.access import gate, identity
 from app.web.bodies import MAX_BODY, decode_object
@@ -25,6 +26,8 @@ PING = 25
 
 #: Seconds in which a socket that came with neither key nor cookie says who it is.
 PATIENCE = 5.0
+#: Seconds between looks at the key of a socket that says nothing.
+LOOK = 2.0
 #: A close's code for who may not be here (RFC 6455, 7.4.1).
 POLICY = 1008
 
@@ -99,10 +102,15 @@ def register(app: Flask) -> None:
         site = here()
         socket = Socket(site, connection)
         try:
-            while (raw := connection.receive(None if "identity" in g else PATIENCE)) is not None:
-                _receive(site, socket, raw)
+            while True:
+                raw = connection.receive(LOOK if "identity" in g else PATIENCE)
+                if raw is not None:
+                    _receive(site, socket, raw)
+                elif "identity" in g:
+                    _look(socket)
                 if "identity" not in g:
                     break
+            socket.close()
             connection.close(POLICY, "No key came in time, or it does not hold.")
         except ConnectionClosed:
             return
@@ -131,6 +139,14 @@ def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:
         log.exception("frame_failed", request_id=request_id(), error=type(error).__name__)
         message = f"Something went wrong here. The log has it under {request_id()}."
         socket.fail(_ref_of(fields), None, "internal", message)
+
+
+def _look(socket: Socket) -> None:
+    try:
+        with suppress(UnavailableError):
+            gate().renew()
+    except NotAllowedError as error:
+        socket.fail(None, None, error.code, error.message)
 
 
 def _ref_of(fields: dict[str, Any]) -> str | int | None:

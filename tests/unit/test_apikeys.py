@@ -1,5 +1,6 @@
 """Keys as they are kept, and what a process knows of them."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_keys_are_read_once_a_while_however_many_ask(keys: ApiKeys) -> None:
         guesses = [pool.submit(known.identify, Proof.of(f"ty-{n:012x}-" + "x" * 43)) for n in range(64)]
     assert [guess.result() for guess in guesses] == [None] * 64
     assert len(reads) <= 1 + (time.monotonic() - began) / apikeys.MISSING
+
+
+def test_a_stream_asks_without_waiting_and_all_of_them_read_once(keys: ApiKeys) -> None:
+    reads, stuck = [0], threading.Event()
+
+    def read() -> list[ApiKey]:
+        reads[0] += 1
+        if reads[0] > 1:
+            assert stuck.wait(timeout=20)
+        return keys.all()
+
+    known = Keyring(read, Settings(_env_file=None), Clock())
+    proof = Proof.of(keys.create("alice", Role.USER))
+    assert known.identify(proof) is not None
+    keys.revoke("alice")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apikeys, "FRESH", 0.0)
+        assert all([known.still(proof) for _ in range(500)])  # while the database hangs
+        assert reads[0] == 2
+        stuck.set()
+        deadline = time.monotonic() + 10
+        while known.still(proof):
+            assert time.monotonic() < deadline
 
 
 def test_while_the_database_is_away_what_was_known_holds_for_a_while(

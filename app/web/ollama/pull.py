@@ -9,6 +9,7 @@ from app.events import Ended, Event, Progress
 from app.pulls import PULL_TIMEOUT
 from app.web.access import Access, needs
 from app.web.bodies import NDJSON
+from app.web.client import of_request
 from app.web.current import here
 from app.web.errors import failure_of, raise_failure
 from app.web.ollama.answers import PullDone, blueprint
@@ -34,7 +35,7 @@ def create_ollama_pull(body: PullRequest) -> Response:
     """The download goes on when the client hangs up. The job's id is in `X-Job-Id`."""
     site = here()
     job = submit_pull(site.kernel, PullBody.model_validate({"model": body.model.removesuffix(LATEST)}))
-    events = follow(site.kernel, site.hub, job.id)
+    events = follow(site.kernel, site.hub, job.id, client=of_request())
     if body.stream:
         return closing(_lines(events), events, mimetype=NDJSON)
     for event in events:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Response, g, jsonify
 
+from app.errors import KeyEndedError
 from app.events import Ended, Event, Token, Usage
 from app.models import Job
 from app.web import sse
@@ -60,6 +61,8 @@ def _leaving_none(site: Site, jobs: list[Job]) -> Iterator[None]:
     """Where one of several prompts fails the request, nobody hears the others: they end as if their client hung up."""
     try:
         yield
+    except KeyEndedError:
+        raise  # they are the tenant's
     except BaseException:
         for job in jobs:
             if job.held:
@@ -93,6 +96,9 @@ def _in_turn(site: Site, jobs: list[Job], followed: list[Events]) -> Told:
         for index, events in enumerate(followed):
             waiting = waiting[1:]  # whoever is followed is seen to
             yield from ((index, event) for event in events)
+    except KeyEndedError:
+        waiting = []
+        raise
     finally:
         for events in followed:
             events.close()

@@ -1,18 +1,24 @@
 """Who may ask what: keys, roles, the console's login."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app import apikeys
 from app.apikeys import Role
+from app.events import Token
 from app.kernel import Kernel
-from app.web import create_app
+from app.models import ApiKey
+from app.web import create_app, groups, held, stream
+from app.web.openai import completions
 
-from .conftest import Broker, kernel_of, settings_of
-from .test_chat import BODY
+from .conftest import Broker, Worker, kernel_of, settings_of, until
+from .test_chat import BODY, meanwhile
 
 #: All that is answered without a key. What is not here must be closed.
 OPEN = {
@@ -202,3 +208,88 @@ def test_without_any_key_a_page_on_this_machine_needs_none(tmp_path: Path, broke
     assert client.post("/jobs", json=BODY).status_code == 202
     assert client.post("/jobs", json=BODY, headers=bearer("whatever")).status_code == 202
     kernel.close()
+
+
+MESSAGES = {key: BODY[key] for key in ("model", "messages")}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "how"),
+    [
+        ("/chat", BODY | {"stream": True}, "revoked"),
+        ("/chat", BODY | {"stream": True}, "expired"),
+        ("/chat", BODY | {"stream": True}, "logged out"),
+        ("/v1/chat/completions", MESSAGES | {"stream": True}, "revoked"),
+        ("/v1/completions", {"model": "scripted", "prompt": ["a", "b"], "stream": True}, "revoked"),
+        ("/v1/responses", {"model": "scripted", "input": "Hi", "stream": True}, "expired"),
+        ("/api/chat", MESSAGES, "revoked"),
+        ("/api/generate", {"model": "scripted", "prompt": "Hi"}, "expired"),
+        ("/jobs/{}/stream", None, "revoked"),
+        ("/groups/nightly/stream", None, "logged out"),
+    ],
+)
+def test_a_stream_ends_with_its_key_and_its_job_goes_on(
+    app: Flask, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch, path: str, body: Any, how: str
+) -> None:
+    for module in (stream, groups):
+        monkeypatch.setattr(module, "BEAT", 0.02)
+    abandoned: list[str] = []
+    for module in (held, completions):
+        monkeypatch.setattr(module, "abandon", lambda site, job_id: abandoned.append(job_id))
+    key = kernel.api_keys.create("alice", Role.USER, expires_in=3600)
+    client, headers = app.test_client(), bearer(key)
+    if how == "logged out":
+        csrf = client.post("/login", json={"key": key}).get_json()["csrf"]
+        headers = {"X-CSRF-Token": csrf}
+    if body is None:
+        lines = {"data": json.dumps(BODY), "content_type": "application/x-ndjson"}
+        client.post("/jobs?group=nightly", headers=headers, **lines)
+    tokens: list[Token] = []
+
+    def begin() -> None:
+        job_id = worker.next_job()
+        tokens.extend(worker.tokens(job_id, worker.claim(job_id), 1, 2))
+
+    if body is None:
+        job_id = worker.next_job()
+        begin()
+        response = client.get(path.format(job_id), headers=headers, buffered=False)
+        told = response.iter_encoded()
+    else:
+        with meanwhile(begin):
+            response = client.post(path, json=body, headers=headers, buffered=False)
+            told = response.iter_encoded()
+    assert response.status_code == 200
+    read = next(told)
+    if how == "revoked":
+        kernel.api_keys.revoke("alice")
+    elif how == "expired":
+        with kernel.database.write() as session:
+            session.execute(sa.update(ApiKey).values(expires_at=1.0))
+    else:
+        other = app.test_client()
+        other.set_cookie("tokenyard_session", client.get_cookie("tokenyard_session").value)
+        assert other.post("/logout", headers=headers).status_code == 200
+    read += b"".join(told)
+    last = json.loads(read.decode().strip().split("\n")[-1].removeprefix("data: "))
+    error = last["error"]
+    if path.startswith("/api"):
+        assert "was ended" in error
+    else:
+        assert error["code"] == ("invalid_api_key" if path.startswith("/v1") else "unauthorized")
+    assert read.count(b"was ended") - read.count(b'"detail"') == 1
+    response.close()
+    # Its jobs are the tenant's: none is taken for one whose client hung up.
+    assert not abandoned
+    assert {detail.job.status for detail in kernel.store.page()} <= {"running", "queued"}
+    assert not any(detail.job.end_requested for detail in kernel.store.page())
+
+
+def test_a_whole_answer_s_key_that_ends_is_told_by_the_status(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "BEAT", 0.02)
+    key = bearer(kernel.api_keys.create("alice", Role.USER))
+    with meanwhile(lambda: until(lambda: kernel.store.page()) or kernel.api_keys.revoke("alice")):
+        response = client.post("/chat", json=BODY | {"stream": False}, headers=key)
+    assert (response.status_code, response.get_json()["error"]["code"]) == (401, "unauthorized")

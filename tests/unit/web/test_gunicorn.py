@@ -138,6 +138,36 @@ def test_a_socket_needs_the_key_where_there_is_one(kernel: Kernel, broker: Broke
         _is_shown_out(wire, type="ping", ref=2)
 
 
+def test_what_is_open_ends_with_its_key(kernel: Kernel, broker: Broker, tmp_path: Path, worker: Worker) -> None:
+    with serving(broker, tmp_path, API_KEY="sesame") as (url, _), httpx.Client(base_url=url, trust_env=False) as http:
+        key = kernel.api_keys.create("alice", Role.USER)
+        login = http.post("/login", json={"key": key})
+        cookie = {"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"}
+        silent, shown, stays = Wire(url, _bearer(key)), Wire(url, cookie), Wire(url, _bearer("sesame"))
+        silent.say(type="generate", ref=1, **CHAT)
+        job_id = silent.hear()["job_id"]
+        worker.tokens(job_id, worker.claim(job_id), 1, 2)
+        assert [silent.hear()["seq"] for _ in range(2)] == [1, 2]
+        with http.stream("GET", f"/jobs/{job_id}/stream", headers=_bearer(key)) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "id: 1"
+            kernel.api_keys.revoke("alice")
+            began = time.monotonic()
+            *_, last = (line for line in lines if line.startswith("data: "))
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unauthorized"
+        for wire in (silent, shown):
+            assert wire.hear()["error"]["code"] == "unauthorized"
+            with pytest.raises(ConnectionClosed) as closed:
+                wire.hear()
+            assert closed.value.reason == 1008
+            wire.close()
+        assert time.monotonic() - began < 10  # five on a machine that is idle
+        stays.say(type="ping", ref=1)
+        assert stays.hear()["type"] == "pong"
+        stays.close()
+        assert kernel.store.get(job_id).job.status == "running"
+
+
 def test_a_socket_may_say_first_who_it_is(kernel: Kernel, broker: Broker, tmp_path: Path) -> None:
     with serving(broker, tmp_path, API_KEY="sesame") as (url, _):
         wire = Wire(url)
