@@ -1,71 +1,72 @@
 """Control commands: what operators and placement ask of a worker. They never wait behind generations."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from celery.worker import control
 
 from tasks.startup import cancel, process
+from tasks.worker import Worker
 
-NO_WORKER = {"error": "this node holds no models"}
+Reply = dict[str, str]
 
 _celery_revoke = control.Panel.data["revoke"]
 
 
-Reply = dict[str, str]
+def _order(doing: str, *further: tuple[str, type]) -> Callable[[Callable[..., None]], Callable[..., Reply]]:
+    """A command about a model, which a worker answers with what it is `doing`. `further`: arguments in a shell."""
+
+    def register(carry_out: Callable[..., None]) -> Callable[..., Reply]:
+        args = [("model", str), *further]
+
+        @functools.wraps(carry_out)
+        def command(_state: Any, model: str, **how: Any) -> Reply:
+            if process.worker is None:
+                return {"error": "this node holds no models"}
+            carry_out(process.worker, model, **how)
+            return {"ok": f"{doing} {model}"}
+
+        control.control_command(args=args, signature=" ".join(f"<{name}>" for name, _ in args))(command)
+        return command
+
+    return register
 
 
-@control.control_command(args=[("model", str)], signature="<model>")
-def load(_state: Any, model: str, gentle: bool = False, keep_alive: float | None = None) -> Reply:
+@_order("loading")
+def load(worker: Worker, model: str, gentle: bool = False, keep_alive: float | None = None) -> None:
     """Begins to load a model here."""
-    if process.worker is None:
-        return NO_WORKER
-    process.worker.load(model, gentle=gentle, keep_alive=keep_alive)
-    return {"ok": f"loading {model}"}
+    worker.load(model, gentle=gentle, keep_alive=keep_alive)
 
 
-@control.control_command(args=[("model", str)], signature="<model>")
-def unload(_state: Any, model: str, force: bool = False) -> Reply:
+@_order("unloading")
+def unload(worker: Worker, model: str, force: bool = False) -> None:
     """Ends a model here, or its load."""
-    if process.worker is None:
-        return NO_WORKER
-    process.worker.unload(model, force=force)
-    return {"ok": f"unloading {model}"}
+    worker.unload(model, force=force)
 
 
-@control.control_command(args=[("model", str)], signature="<model>")
-def reload(_state: Any, model: str) -> Reply:
+@_order("reloading")
+def reload(worker: Worker, model: str) -> None:
     """Loads a model anew here."""
-    if process.worker is None:
-        return NO_WORKER
-    process.worker.loader.reload(model)
-    return {"ok": f"reloading {model}"}
+    worker.loader.reload(model)
 
 
-@control.control_command(args=[("model", str), ("seconds", float)], signature="<model> <seconds>")
-def keep(_state: Any, model: str, seconds: float, pinned: bool = False) -> Reply:
+@_order("keeping", ("seconds", float))
+def keep(worker: Worker, model: str, seconds: float, pinned: bool = False) -> None:
     """Says how long a model stays here without work; below 0: until another one needs its place."""
-    if process.worker is None:
-        return NO_WORKER
-    process.worker.keep(model, seconds, pinned=pinned)
-    return {"ok": f"keeping {model}"}
+    worker.keep(model, seconds, pinned=pinned)
 
 
-@control.control_command(args=[("model", str)], signature="<model>")
-def renew(_state: Any, model: str) -> Reply:
+@_order("renewing")
+def renew(worker: Worker, model: str) -> None:
     """Loads a model anew here where its files are no longer those that it was loaded from."""
-    if process.worker is None:
-        return NO_WORKER
-    process.worker.renew(model)
-    return {"ok": f"renewing {model}"}
+    worker.renew(model)
 
 
-@control.control_command(args=[("model", str)], signature="<model>")
-def cancel_load(_state: Any, model: str) -> Reply:
+@_order("not loading")
+def cancel_load(worker: Worker, model: str) -> None:
     """Ends the load of a model here."""
-    if process.worker is None:
-        return NO_WORKER
-    process.worker.cancel_load(model)
-    return {"ok": f"not loading {model}"}
+    worker.cancel_load(model)
 
 
 @control.control_command(name="revoke", args=[("task_id", str)], signature="[id1 [id2 [... [idN]]]]")

@@ -2,28 +2,24 @@
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import msgspec
-import redis
 import structlog
-from kombu.exceptions import OperationalError
 
 from app import devices
 from app.errors import TokenyardError, UnavailableError
-from app.jobs import model_queue
 from app.kernel import Kernel
 from app.loads import PLACING
 from app.registry import Card, Holding
-from inference.memory import available
 from tasks import meters
-from tasks.bay import Bay
-from tasks.budget import Budget, Memory
+from tasks.budget import Budget
 from tasks.devices import hold_device, pin
+from tasks.ears import Ears
 from tasks.garage import Garage
+from tasks.gauge import Gauge
 from tasks.lease import Lease
 from tasks.life import Departure, begin_life, end_life
 from tasks.loader import Loader
@@ -37,10 +33,6 @@ log = structlog.get_logger(__name__)
 PRELOAD_POLL = 1.0
 #: How often a worker's card follows the jobs that come and leave, in seconds.
 TELL_USE = 0.5
-#: The part of a device's memory beyond which the log warns.
-FULL = 0.8
-#: Celery consumes a queue so long after it was told to, at most, in seconds.
-LISTENING = 10.0
 
 
 class Worker:
@@ -54,12 +46,11 @@ class Worker:
         pin(self.device)
         self._stopping = threading.Event()
         self._used = threading.Event()
-        self._reading = devices.Reading(0, 0)
-        self._is_full = False
-        self._celery = celery
+        self._gauge = Gauge(self.device)
+        self._ears = Ears(celery, node)
         self.life = begin_life(kernel, node)
-        self.garage = Garage(consume=self._consume, cease=self._cease)
-        self.budget = Budget(kernel.settings, self._measure, gpu=self.device.is_gpu, peers=self._peers)
+        self.garage = Garage(consume=self._ears.consume, cease=self._ears.cease)
+        self.budget = Budget(kernel.settings, self._gauge.memory, gpu=self.device.is_gpu, peers=self._peers)
         opener = Opener(kernel, node, self.garage, self.budget, tell=self._announce_soon)
         self.loader = Loader(kernel, node, self.garage, opener)
         self.runner = Runner(kernel, self.garage, self.life, node)
@@ -186,30 +177,16 @@ class Worker:
         own = meters.text((bay.model, bay.pump.engine.info, bay.pump.tokens()) for bay in bays)
         reports = [(bay.model, bay.pump.report) for bay in bays if bay.pump.report]
         self.kernel.registry.publish(self.node, [("", own), *reports])
-        self._warn_when_full()
-
-    def _warn_when_full(self) -> None:
-        """Once each time that the device's memory fills up, whoever filled it."""
-        total, free = self._reading.total, self._reading.free
-        was, self._is_full = self._is_full, total - free > FULL * total
-        if self._is_full and not was:
-            log.warning(
-                "memory_nearly_full",
-                device=self.device.name,
-                used=round(1 - free / total, 2),
-                free_bytes=free,
-                remedy="unload models, lower MAX_CACHE_MODELS, or take smaller quantizations",
-            )
+        self._gauge.warn_when_full()
 
     def announce(self) -> None:
         """Writes this worker's card. Raises UnavailableError."""
-        bays = self.garage.bays()
-        self.kernel.registry.announce(self._card(bays))
+        self.kernel.registry.announce(self._card())
         self.kernel.registry.forget()
-        self._listen_again(bays)
+        self._ears.mend(self.garage)
 
-    def _card(self, bays: list[Bay]) -> Card:
-        settings, gpu = self.kernel.settings, self.device.is_gpu
+    def _card(self) -> Card:
+        settings, gpu, bays = self.kernel.settings, self.device.is_gpu, self.garage.bays()
         held = sum(bay.size for bay in bays)
         memory = self.budget.memory([held])
         return Card(
@@ -223,34 +200,13 @@ class Worker:
             cache_limit=settings.max_cache_models,
             memory_total=memory.total,
             memory_free=memory.free,
-            utilization=self._reading.utilization,
-            temperature=self._reading.temperature,
+            utilization=self._gauge.reading.utilization,
+            temperature=self._gauge.reading.temperature,
             torch_version=_version("torch"),
             cuda_available=gpu,
             gpu_memory_allocated_mb=round(held / 1e6, 1) if gpu else 0.0,
             gpu_memory_reserved_mb=round((memory.total - memory.free) / 1e6, 1) if gpu else 0.0,
         )
-
-    def _listen_again(self, bays: list[Bay]) -> None:
-        """Consumes what should be consumed, and nothing else: the message that said so may have been lost."""
-        consumed = set(self._celery.amqp.queues.consume_from)
-        for bay in bays:
-            queue = model_queue(bay.model)
-            if not bay.leaving and time.monotonic() - bay.since > LISTENING and queue not in consumed:
-                log.warning("listens_again", model=bay.model)
-                self._consume(queue)
-        for queue in consumed:
-            model = queue.removeprefix(model_queue(""))
-            if model != queue and self.garage.find(model) is None:
-                self._cease(queue)
-
-    def _measure(self) -> Memory:
-        reading = devices.read(self.device)
-        if reading is None:
-            return Memory(0, 0)
-        self._reading = reading
-        free = reading.free if self.device.is_gpu else min(reading.free, available())
-        return Memory(reading.total, free)
 
     def _peers(self) -> int:
         """How many workers share this one's memory: all CPU workers of a host do."""
@@ -279,18 +235,6 @@ class Worker:
             self._used.wait()
             self._used.clear()
             self._announce_soon()
-
-    def _consume(self, queue: str) -> None:
-        self._tell_celery(self._celery.control.add_consumer, queue)
-
-    def _cease(self, queue: str) -> None:
-        self._tell_celery(self._celery.control.cancel_consumer, queue)
-
-    def _tell_celery(self, command: Callable[..., Any], queue: str) -> None:
-        try:
-            command(queue, destination=[self.node])
-        except (OSError, OperationalError, redis.RedisError) as error:
-            log.warning("not_told", queue=queue, reason=str(error))  # a later renewal sees what is not consumed
 
 
 def _version(package: str) -> str:

@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app import settings
-from app.cli.words import AsJson, dump, err, out
+from app.cli.words import AsJson, connect, dump, err, out
 
 HELP = """/bye          leave (or Ctrl-D)
 /clear        forget the conversation
@@ -34,10 +33,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model, pulling it first where it is missing. `cat FILE | tokenyard run MODEL 'Summarise this:'`"""
-    from app.cli.client import Client, CommandError
+    from app.cli.client import CommandError
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "priority": priority, "timeout": timeout}
-    chat = Chat(Client(settings.load()), model, {k: v for k, v in options.items() if v is not None}, system, verbose)
+    chat = Chat(connect(), model, {k: v for k, v in options.items() if v is not None}, system, verbose)
     words = " ".join(prompt or ())
     if not sys.stdin.isatty():
         words = "\n\n".join(part for part in (words, sys.stdin.read().strip()) if part)

@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import settings
-from app.cli.words import AsJson, dump, err, out, table
+from app.cli.words import AsJson, connect, dump, err, out, table
 
 if TYPE_CHECKING:
     from app.cli.client import Client
 
 batches = typer.Typer(help="Run files of requests (JSONL, as OpenAI's batches have them).", no_args_is_help=True)
 OVER = frozenset({"completed", "failed", "expired", "cancelled"})
-
-
-def _client() -> "Client":
-    from app.cli.client import Client
-
-    return Client(settings.load())
 
 
 @batches.command()
@@ -31,7 +24,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Upload FILE and run each of its lines: {"custom_id", "method": "POST", "url", "body"}."""
-    client = _client()
+    client = connect()
     endpoint = _endpoint(file)
     with file.open("rb") as source:
         uploaded = client.upload("/v1/files", file.name, source, purpose="batch")
@@ -61,14 +54,14 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show where a batch stands. 1 when it failed."""
-    client = _client()
+    client = connect()
     _show(_wait(client, client.get(f"/v1/batches/{batch}"), wait), as_json)
 
 
 @batches.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List batches, newest first."""
-    page = _client().get("/v1/batches", limit=100)["data"]
+    page = connect().get("/v1/batches", limit=100)["data"]
     if as_json:
         return dump(page)
     out.print(table("ID", "STATUS", "LINES", "DONE", "FAILED", rows=[_row(batch) for batch in page]))
@@ -77,7 +70,7 @@ def list_(as_json: AsJson = False) -> None:
 @batches.command()
 def cancel(batch: str, as_json: AsJson = False) -> None:
     """End a batch. Lines that have ended keep their results."""
-    _show(_client().post(f"/v1/batches/{batch}/cancel"), as_json)
+    _show(connect().post(f"/v1/batches/{batch}/cancel"), as_json)
 
 
 @batches.command()
@@ -89,7 +82,7 @@ def results(
     """Print a batch's results, a JSON object a line."""
     from app.cli.client import LATER, CommandError
 
-    client = _client()
+    client = connect()
     found = client.get(f"/v1/batches/{batch}")
     if found["status"] not in OVER:
         raise CommandError(

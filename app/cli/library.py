@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import settings
-from app.cli.words import AsJson, dump, err, out, size, span, table, until
+from app.cli.words import AsJson, connect, dump, err, out, size, span, table, until
 
 if TYPE_CHECKING:
     from app.cli.client import Client
@@ -21,12 +20,6 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=MODELS)(alias)
 
 
-def _client() -> "Client":
-    from app.cli.client import Client
-
-    return Client(settings.load())
-
-
 def pull(
     model: str,
     revision: Annotated[str | None, typer.Option(help="A branch, a tag or a commit.")] = None,
@@ -36,7 +29,7 @@ def pull(
     as_json: AsJson = False,
 ) -> None:
     """Download a model. Ctrl-C leaves the download running; `tokenyard cancel JOB` ends it."""
-    client = _client()
+    client = connect()
     body = {"model": model, "revision": revision, "quantize": quantize, "init": load or None}
     body = {key: value for key, value in body.items() if value is not None}
     if detach:
@@ -66,7 +59,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the models that are here, or with --fits those that could be."""
-    client = _client()
+    client = connect()
     if fits:
         return _list_fitting(client, as_json)
     models = client.get("/models")["models"]
@@ -104,7 +97,7 @@ def _list_fitting(client: "Client", as_json: bool) -> None:
 
 def ps(as_json: AsJson = False) -> None:
     """List the models in memory."""
-    workers = _client().get("/workers")["workers"]
+    workers = connect().get("/workers")["workers"]
     if as_json:
         return dump(workers)
     rows = [
@@ -126,7 +119,7 @@ def _leaves(model: dict[str, Any]) -> str:
 
 def show_(model: str, as_json: AsJson = False) -> None:
     """Show what is known of a model."""
-    found = _client().get(f"/models/{model}")
+    found = connect().get(f"/models/{model}")
     if as_json:
         return dump(found)
     names = ("size_bytes", "needs_bytes", "memory_bytes", "kv_bytes_per_token")
@@ -143,7 +136,7 @@ def rm(
     as_json: AsJson = False,
 ) -> None:
     """Remove models. Files that another tool fetched stay."""
-    client = _client()
+    client = connect()
     for model in models:
         gone = client.delete(f"/models/{model}", force=force)
         kept = "" if gone["files_deleted"] else "; its files are another tool's and stay"
@@ -167,7 +160,7 @@ def unload(model: str, *, force: bool) -> None:
 
 
 def _order(path: str, body: dict[str, Any], as_json: bool) -> None:
-    told = _client().post(path, body)
+    told = connect().post(path, body)
     where = f" on {', '.join(told['workers'])}" if told["workers"] else ""
     dump(told) if as_json else out.print(f"{told['model']}: {told['status']}{where}")
 
@@ -179,7 +172,7 @@ def alias(
     as_json: AsJson = False,
 ) -> None:
     """List names of models, give one, show one, or forget one."""
-    client = _client()
+    client = connect()
     if name is None:
         aliases = client.get("/aliases")["aliases"]
         if as_json:

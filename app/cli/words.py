@@ -4,16 +4,28 @@ import json
 import time
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from app import settings
+
+if TYPE_CHECKING:
+    from app.cli.client import Client
 
 #: Results go to stdout, and what is said about them to stderr, so that a pipe gets the results alone.
 out = Console(highlight=False, soft_wrap=True, markup=False)
 err = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's answer as JSON.")]
+
+
+def connect() -> "Client":
+    """The stack that the settings name; loaded late, as not every verb asks it."""
+    from app.cli.client import Client
+
+    return Client(settings.load())
 
 
 def dump(value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app import settings
-from app.cli.words import AsJson, ago, dump, err, out, span, table
+from app.cli.words import AsJson, ago, connect, dump, err, out, span, table
 
 if TYPE_CHECKING:
     from app.cli.client import Client
@@ -19,12 +19,6 @@ def register(app: typer.Typer) -> None:
     """Adds the verbs."""
     for verb in (jobs, logs, cancel, queues, nodes, drain):
         app.command(rich_help_panel=JOBS)(verb)
-
-
-def _client() -> "Client":
-    from app.cli.client import Client
-
-    return Client(settings.load())
 
 
 def jobs(
@@ -40,7 +34,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first, or show one."""
-    client = _client()
+    client = connect()
     if job is not None:
         shown = client.get(f"/jobs/{job}")
         return dump(shown) if as_json else _show_job(shown)
@@ -85,7 +79,7 @@ def logs(
         from app.cli.detached import logs
 
         return logs(settings.load())
-    client = _client()
+    client = connect()
     found = client.get(f"/jobs/{job}")
     if found["status"] not in OVER and not follow:
         dump(found) if as_json else err.print(f"The job is {found['status']}. Follow it: tokenyard logs -f {job}")
@@ -112,7 +106,7 @@ def _print_job(client: "Client", job: dict[str, Any], after: int) -> None:
 
 def cancel(jobs: list[str], as_json: AsJson = False) -> None:
     """End jobs. What is over stays as it is."""
-    client = _client()
+    client = connect()
     for job in jobs:
         told = client.delete(f"/jobs/{job}")
         dump(told) if as_json else out.print(f"{told['id']}: {_ending(told['status'])}")
@@ -127,7 +121,7 @@ def queues(
     as_json: AsJson = False,
 ) -> None:
     """Show what waits and what runs, by model and priority."""
-    client = _client()
+    client = connect()
     if not watch:
         told = client.get("/queues")
         return dump(told) if as_json else out.print(_queues(told))
@@ -153,7 +147,7 @@ def _queues(told: dict[str, Any]) -> str:
 
 def nodes(as_json: AsJson = False) -> None:
     """List the hosts of the stack: their workers, what they hold and run, and which are drained."""
-    found = _client().get("/nodes")["nodes"]
+    found = connect().get("/nodes")["nodes"]
     if as_json:
         return dump(found)
     rows = [
@@ -177,7 +171,7 @@ def drain(
     as_json: AsJson = False,
 ) -> None:
     """Empty a node, so that it can be stopped: nothing new goes there, and its models leave. Waits for that."""
-    client = _client()
+    client = connect()
     told = client.delete(f"/nodes/{node}/drain") if undo else client.post(f"/nodes/{node}/drain", {"force": force})
     while not (undo or detach) and not _is_empty(client, node):
         time.sleep(1)
