@@ -180,6 +180,7 @@ def test_a_worker_s_death_moves_its_models(pair: Stack) -> None:
 
 
 def test_what_nobody_can_load_is_in_cooldown_until_somebody_clears_it(pair: Stack) -> None:
+    eventually(lambda: len(workers(pair)) == 2, what="both workers")  # one that comes later has not failed yet
     first = pair.http.post("/chat", json=ask("broken"))
     second = pair.http.post("/chat", json=ask("broken"))
 
