@@ -20,6 +20,7 @@ TokenyardError
 ├── QueueFullError          queue_full
 ├── TooManyRequestsError    rate_limit_exceeded
 ├── SlowConsumerError       slow_consumer
+├── SlowRequestError        slow_request
 ├── NotAllowedError         unauthorized | forbidden | forbidden_… | bad_csrf
 │   └── KeyEndedError       unauthorized
 ├── UnavailableError        broker_unavailable | database_unavailable
@@ -218,6 +219,15 @@ class SlowConsumerError(TokenyardError):
         super().__init__(
             "You read too slowly, so this stream ends here. The job goes on: follow it again from the last id you got."
         )
+
+
+class SlowRequestError(TokenyardError):
+    """A request whose bytes come so slowly that its client is as good as gone."""
+
+    code = "slow_request"
+
+    def __init__(self) -> None:
+        super().__init__("The request came too slowly. Send it again, over a better line or in smaller parts.")
 
 
 class NotAllowedError(TokenyardError):

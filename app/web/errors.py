@@ -47,6 +47,7 @@ STATUSES = {
     "method_not_allowed": 405,
     "timed_out": 408,
     "slow_consumer": 408,
+    "slow_request": 408,
     "cancelled": 409,
     "idempotency_conflict": 409,
     "model_in_use": 409,

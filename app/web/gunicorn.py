@@ -63,10 +63,12 @@ def post_worker_init(worker: Any) -> None:
     from gunicorn import util
 
     from app.logs import configure
+    from app.web import arrival
     from app.web.locks import mend
 
     configure(_settings)
     mend()
+    arrival.hold()
     util.write_error = _refuse
     gc.collect()
     gc.freeze()

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import select
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from app.bus import Entry
 from app.events import Token
 from app.kernel import Kernel
 
-from .conftest import NODE, Broker, Worker, free_port, until
+from .conftest import NODE, Broker, Worker, free_port, kernel_of, settings_of, until
 from .test_chat import BODY
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +39,9 @@ def address(kernel: Kernel, broker: Broker, tmp_path: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serving(broker: Broker, tmp_path: Path, **settings: str) -> Iterator[tuple[str, psutil.Process]]:
+def serving(
+    broker: Broker, tmp_path: Path, config: Path | str = "app/web/gunicorn.py", **settings: str
+) -> Iterator[tuple[str, psutil.Process]]:
     """A site's address, and gunicorn."""
     port = free_port()
     env = {
@@ -50,7 +54,7 @@ def serving(broker: Broker, tmp_path: Path, **settings: str) -> Iterator[tuple[s
         "ENABLE_SCRIPTED_ENGINE": "1",
         **settings,
     }
-    command = [sys.executable, "-m", "gunicorn", "--config", "app/web/gunicorn.py", "app.web:create_app()"]
+    command = [sys.executable, "-m", "gunicorn", "--config", str(config), "app.web:create_app()"]
     with (tmp_path / "web.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
@@ -226,6 +230,78 @@ def _is_shown_out(wire: Wire, **frame: Any) -> None:
         wire.hear()
     assert closed.value.reason == 1008
     wire.close()
+
+
+HOST = b" HTTP/1.1\r\nHost: localhost\r\n"
+JSON = HOST + b"Content-Type: application/json\r\n"
+SIZED = b"Content-Length: 2000\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"
+FORM = HOST + b"Content-Type: multipart/form-data; boundary=x\r\n" + SIZED + b"--x\r\nContent-Disposition: form-data; "
+
+
+@pytest.mark.parametrize(
+    ("begun", "then", "told"),
+    [
+        (b"GET /health/live HT", b"T", b" 408 "),
+        (b"GET /health/live" + HOST, b"a: b\r\n", b" 408 "),
+        (b"POST /chat" + JSON + SIZED + b"{", b" ", b'"slow_request"'),
+        (b"POST /v1/chat/completions" + JSON + CHUNKED, b"1\r\n \r\n", b'"slow_request"'),
+        (b"POST /v1/files" + FORM, b"a", b'"slow_request"'),
+        (b"GET /health/live" + HOST + b"\r\nPOST /api/chat" + JSON + SIZED, b" ", b"too slowly"),
+        # Answered before anybody reads its body, which is what follows then.
+        (b"POST /nothing" + JSON + SIZED, b" ", b" 404 "),
+    ],
+    ids=["a line", "headers", "a body", "chunks", "a file", "behind another request", "a body that nobody wants"],
+)
+def test_a_request_that_dribbles_in_is_ended(hasty: str, begun: bytes, then: bytes, told: bytes) -> None:
+    host, port = hasty.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as sock:
+        sock.sendall(begun)
+        answer, sent, ended = b"", 0, False
+        while not ended:
+            assert sent < 200, "it would go on for ever"
+            with contextlib.suppress(OSError):
+                sock.sendall(then)
+            sent += 1
+            assert httpx.get(f"{hasty}/health/live", trust_env=False).is_success  # others are served
+            ready, _, _ = select.select([sock], [], [], 0.1)
+            if ready:
+                try:
+                    data = sock.recv(65536)
+                except ConnectionResetError:
+                    data = b""
+                answer += data
+                ended = not data
+    assert told in answer
+    assert b" 500 " not in answer
+
+
+def test_a_request_may_take_its_time_that_gets_on_and_so_may_a_silent_connection(hasty: str) -> None:
+    body = b'{"model": "scripted", "messages": [{"role": "user", "content": "' + b"x" * 30_000 + b'"}]}'
+
+    def slowly() -> Iterator[bytes]:
+        for start in range(0, len(body), 3_000):
+            time.sleep(0.3)  # a slow line is what is tested
+            yield body[start : start + 3_000]
+
+    with httpx.Client(base_url=hasty, trust_env=False) as client:
+        assert client.get("/health/live").is_success
+        sent = client.post("/jobs", content=slowly(), headers={"Content-Type": "application/json"})
+        assert sent.status_code == 202, sent.text
+        time.sleep(1.5)  # longer than a request may pause
+        reused = client.get("/health/live")
+        assert reused.is_success
+
+
+@pytest.fixture(scope="module")
+def hasty(shared_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A site that allows a request one second, and one more for each 8 KiB."""
+    folder = tmp_path_factory.mktemp("hasty")
+    kernel_of(settings_of(folder, shared_broker.url)).close()
+    config = folder / "hasty.py"
+    config.write_text("from app.web import arrival\nfrom app.web.gunicorn import *\narrival.GRACE = 1.0\n")
+    with serving(shared_broker, folder, config) as (url, _):
+        yield url
 
 
 def test_any_web_process_tells_the_same(kernel: Kernel, broker: Broker, tmp_path: Path, worker: Worker) -> None:
