@@ -1,5 +1,6 @@
 """The database connection: what each database is told, with its reason, and the two kinds of transaction."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,8 @@ log = structlog.get_logger(__name__)
 #: The first SQLite whose WAL mode has no reset bug (https://www.sqlite.org/wal.html#walresetbug).
 SAFE_WAL = (3, 51, 3)
 BUSY_TIMEOUT_MS = 10_000
+#: SQLite's code for a lock that somebody else has; further bits tell which (https://www.sqlite.org/rescode.html#busy).
+BUSY = 5
 #: For who only wants to know.
 PROBE_TIMEOUT_MS = 1_000
 #: What a PostgreSQL server is told of each connection, in milliseconds and seconds. A peer that was cut off is given up
@@ -75,13 +78,8 @@ class Database:
         Raises UnavailableError.
         """
         with _available(), self._engine.connect() as connection:
-            if self._engine.dialect.name == "sqlite":
-                connection = connection.execution_options(begin="IMMEDIATE")
-                _patience(connection, PROBE_TIMEOUT_MS)
-            try:
-                connection.exec_driver_sql("SELECT 1")
-            finally:
-                _patience(connection, BUSY_TIMEOUT_MS)
+            connection = connection.execution_options(begin="IMMEDIATE", patience=PROBE_TIMEOUT_MS)
+            connection.exec_driver_sql("SELECT 1")
 
     def begin(self) -> None:
         """Opens the first connection now, while nobody else does. A database that is away is no fault here.
@@ -97,14 +95,6 @@ class Database:
     def close(self) -> None:
         """Closes every connection of this process."""
         self._engine.dispose()
-
-
-def _patience(connection: sa.Connection, milliseconds: int) -> None:
-    """How long SQLite waits for a lock, outside of any transaction."""
-    if connection.dialect.name == "sqlite":
-        cursor = connection.connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
-        cursor.close()
 
 
 @contextmanager
@@ -155,10 +145,37 @@ def _create_engine(url: URL) -> sa.Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        mode = connection.get_execution_options().get("begin", "DEFERRED")
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        if connection.get_execution_options().get("begin") == "IMMEDIATE":
+            _begin_writing(connection)
+        else:
+            connection.exec_driver_sql("BEGIN DEFERRED")
 
     return engine
+
+
+def _begin_writing(connection: sa.Connection) -> None:
+    """Takes SQLite's write lock, as soon as it is free for whoever asks next.
+
+    SQLite's own way to wait sleeps ever longer, up to 100 ms: among many writers the lock lies idle half the time, and
+    who has waited longest asks least often (https://www.sqlite.org/c3ref/busy_timeout.html). Here each asks once a
+    millisecond, all with the same chance. SQLite does the sleeping: in a gevent process `time.sleep` is gevent's, which
+    no native thread may call.
+    """
+    patience = connection.get_execution_options().get("patience", BUSY_TIMEOUT_MS)
+    deadline = time.monotonic() + patience / 1000
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout = 1")
+    try:
+        while time.monotonic() < deadline:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except driver.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != BUSY:
+                    break
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # fails in SQLAlchemy's own words
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
 
 def _create_postgresql(url: URL) -> sa.Engine:
