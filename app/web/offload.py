@@ -27,8 +27,8 @@ from app.settings import Settings
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: How many calls that write run at once; further ones wait their turn, first come, first served. SQLite takes one writer
-#: at a time, and those that wait for its lock have no order.
+#: How many calls that write run at once; further ones wait their turn, first come, first served. SQLite takes one
+#: writer at a time, and those that wait for its lock have no order.
 WRITERS = 4
 #: Seconds without any of them getting on after which the database counts as stuck.
 STUCK = 3.0
