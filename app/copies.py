@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.models import Copy, Model
+from app.library import Copy, Model
 
 
 def keep(session: Session, model: Model, node: str) -> None:

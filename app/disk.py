@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from app.catalog import SCRIPTED
-from app.models import Model
+from app.library import Model
 from app.settings import Settings
 
 WEIGHTS = (".safetensors", ".gguf")

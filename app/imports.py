@@ -13,7 +13,7 @@ from app.catalog import Catalog
 from app.disk import folder_of, is_here, making
 from app.errors import BadModelError, InvalidRequestError, ModelExistsError
 from app.examine import facts_of
-from app.models import Model, Standing
+from app.library import Model, Standing
 from app.names import check_name
 from app.settings import Settings
 

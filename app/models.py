@@ -1,64 +1,12 @@
-"""The tables. `jobs` is the queue itself; `pulls` and `results` keep what only one kind of job has.
+"""The tables. `jobs` is the queue itself; `pulls` and `results` keep what only one kind of job has."""
 
-Times are seconds since the epoch as floats (UTC), durations are nanoseconds, sizes are bytes. JSON columns hold plain
-JSON text, so that SQLite and PostgreSQL keep the same.
-"""
-
-import re
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    Dialect,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-    TypeDecorator,
-    text,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
 
 from app.jobs import State
-
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """The metadata that migrations are compared with."""
-
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {int: BigInteger, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012 - SQLAlchemy's own form
-
-
-class AnyText(TypeDecorator[str]):
-    """Text that may hold a NUL, as a model may well say: PostgreSQL cannot keep one, and keeps it behind an escape."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """As the database keeps it."""
-        if value is None or dialect.name != "postgresql":
-            return value
-        return re.sub("[\0\x10]", lambda found: "\x10" + ("0" if found[0] == "\0" else "1"), value)
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """As it was."""
-        if value is None or dialect.name != "postgresql":
-            return value
-        return re.sub("\x10(.)", lambda found: "\0" if found[1] == "0" else "\x10", value)
+from app.tables import AnyText, Base
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -215,42 +163,6 @@ class Life(Base):
     ended_at: Mapped[float | None]
 
 
-class Standing(StrEnum):
-    """How it stands with a model."""
-
-    READY = "ready"  #: its files are here
-    MISSING = "missing"  #: its files are gone; they may come back, with a disk that was not mounted
-    REMOVING = "removing"  #: it is being deleted; whoever finds it so goes on with that
-    HIDDEN = "hidden"  #: it was removed from the list, and its files are another tool's: a scan does not list it again
-
-
-class Model(Base):
-    """A model whose files are on this machine."""
-
-    __tablename__ = "models"
-
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    path: Mapped[str] = mapped_column(Text)
-    format: Mapped[str] = mapped_column(String(16))
-    size_bytes: Mapped[int]
-    quantize: Mapped[str] = mapped_column(String(8), default="auto")
-    source: Mapped[str] = mapped_column(String(16))
-    created_at: Mapped[float]
-    state: Mapped[str] = mapped_column(String(16), default=Standing.READY, server_default="ready")
-    #: Where it was pulled from; None where it was not.
-    repo: Mapped[str | None] = mapped_column(String(200))
-    revision: Mapped[str | None] = mapped_column(String(200))
-    #: What its own files say of it, as inference.about.Facts has it. `fetched`: the files of the hub's cache that we
-    #: downloaded for it, relative to that cache; nothing else of the cache is ours to delete.
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    #: The devices that operators bound it to; empty: any.
-    devices: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
-    #: Seconds that it stays loaded without work; None: the setting's, below 0: for ever.
-    keep_alive: Mapped[float | None]
-    #: What they tell its engines: app.engine_options has the table.
-    engine_options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-
-
 class Drain(Base):
     """A node that gets no further work until somebody undoes it."""
 
@@ -258,33 +170,6 @@ class Drain(Base):
 
     node: Mapped[str] = mapped_column(String(200), primary_key=True)
     since: Mapped[float]
-
-
-class Copy(Base):
-    """Where a node that keeps models on its own disk (OWN_STORE) has the files of one."""
-
-    __tablename__ = "copies"
-
-    model: Mapped[str] = mapped_column(String(200), primary_key=True)
-    node: Mapped[str] = mapped_column(String(200), primary_key=True)
-    path: Mapped[str] = mapped_column(Text)
-    format: Mapped[str] = mapped_column(String(16))
-    #: The commit that it was pulled at: of another one than the model's, it has to be pulled again.
-    revision: Mapped[str | None] = mapped_column(String(200))
-    #: What tells which of its files are ours to delete, as in the model's facts.
-    facts: Mapped[dict[str, Any]]
-
-
-class Alias(Base):
-    """A further name for a model, usable wherever a model is named."""
-
-    __tablename__ = "aliases"
-
-    name: Mapped[str] = mapped_column(String(200), primary_key=True)
-    target: Mapped[str] = mapped_column(String(200))
-    created_at: Mapped[float]
-    #: `user`, or `scan`: such a one goes with the model that it was found with.
-    source: Mapped[str] = mapped_column(String(16), default="user", server_default="user")
 
 
 class ChatSession(Base):

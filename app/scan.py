@@ -20,7 +20,7 @@ from app.errors import BadModelError, InvalidRequestError
 from app.examine import facts_of
 from app.found import Found, listed
 from app.jobs import Kind
-from app.models import Model, Standing
+from app.library import Model, Standing
 from app.names import check_name
 from app.settings import Settings
 from app.store import Store

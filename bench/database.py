@@ -15,8 +15,9 @@ from app.clock import Clock
 from app.database import Database
 from app.jobs import Kind, State, new_id
 from app.lives import Lives
-from app.models import Base, Job, Result
+from app.models import Job, Result
 from app.store import Outcome, Store
+from app.tables import Base
 
 TEXT = "word " * 64
 

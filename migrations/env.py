@@ -2,9 +2,9 @@
 
 from alembic import context
 
-from app import settings
+from app import library, models, settings  # noqa: F401 - their tables are in the metadata
 from app.database import Database
-from app.models import Base
+from app.tables import Base
 
 
 def run() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from app.models import Model
+from app.library import Model
 from app.settings import Settings
 from inference.errors import LoadError
 from tasks.choice import NAMES, Candidate

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.engine_options import ENGINES, of_engine
-from app.models import Model
+from app.library import Model
 from app.settings import Settings
 from inference.errors import LoadError
 from inference.protocol import Option

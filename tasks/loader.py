@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import Failure, TokenyardError, UnavailableError
 from app.kernel import Kernel
-from app.models import Model
+from app.library import Model
 from app.registry import Loading
 from inference.errors import LoadError
 from tasks import meters

@@ -12,7 +12,7 @@ import structlog
 from app.catalog import SCRIPTED
 from app.errors import UnavailableError
 from app.kernel import Kernel
-from app.models import Model
+from app.library import Model
 from app.registry import Loading
 from inference.errors import LoadError
 from inference.protocol import Engine, OnProgress, Option, Spec

@@ -12,7 +12,8 @@ import structlog
 from app.errors import Failure, JobFailedError, UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
-from app.models import Job, Model
+from app.library import Model
+from app.models import Job
 from app.settings import Settings
 from tasks.child import Line, child, order_of
 from tasks.choice import quantization

@@ -9,7 +9,8 @@ Calls are told whole, when their JSON has ended; content that may turn out to be
 import json
 from typing import Any, NamedTuple
 
-from app.models import Job, Model
+from app.library import Model
+from app.models import Job
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _CALL, _CALLED = "<tool_call>", "</tool_call>"

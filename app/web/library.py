@@ -17,7 +17,7 @@ from app.examine import facts_of
 from app.fit import verdict
 from app.jobs import State
 from app.kernel import Kernel
-from app.models import Model
+from app.library import Model
 from app.registry import Card
 from app.suggested import Suggestion, suggestions
 from app.web.access import Access, identity, needs

@@ -7,7 +7,7 @@ from flask import Response, jsonify
 
 from app.cooldown import Cooldown
 from app.errors import UnavailableError
-from app.models import Model
+from app.library import Model
 from app.registry import Card
 from app.web.access import usable
 from app.web.answers import blueprint

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.cooldown import Cooldown
-from app.models import Model
+from app.library import Model
 from app.registry import Card, Holding, Loading
 from app.web.views import iso
 

@@ -9,7 +9,8 @@ from app.apikeys import Identity, Role
 from app.errors import InvalidRequestError, UnavailableError
 from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
-from app.models import Job, Model
+from app.library import Model
+from app.models import Job
 from app.names import check_hub_name
 from app.pulls import pull_of
 from app.sessions import KEY

@@ -13,9 +13,10 @@ from app.cli.migrate import migrate
 from app.database import Database
 from app.jobs import DEFAULT_PRIORITY, Kind, new_id
 from app.lives import Lives
-from app.models import Base, Job
+from app.models import Job
 from app.settings import Settings
 from app.store import Store
+from app.tables import Base
 from tests.postgres import create
 
 MakeJob = Callable[..., Job]

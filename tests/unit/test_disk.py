@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.disk import delete_files, folder_of, is_here, name_of
-from app.models import Model
+from app.library import Model
 from app.settings import Settings
 from tests.modelfiles import write_folder, write_gguf
 

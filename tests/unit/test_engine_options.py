@@ -8,7 +8,7 @@ import pytest
 
 from app import engine_options
 from app.errors import InvalidRequestError
-from app.models import Model
+from app.library import Model
 from app.registry import Card
 from app.settings import Settings
 from inference import vlloptions

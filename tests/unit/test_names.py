@@ -17,7 +17,7 @@ from app.errors import (
     ModelNotFoundError,
     TokenyardError,
 )
-from app.models import Standing
+from app.library import Standing
 from app.names import check_name
 from app.store import Store
 from app.suggested import suggestions

@@ -19,9 +19,10 @@ from app.disk import delete_files
 from app.errors import JobFailedError, UnavailableError
 from app.events import Event, Progress
 from app.jobs import Kind, State, new_id
-from app.models import Base, Job, Life, Pull
+from app.models import Job, Life, Pull
 from app.settings import Settings
 from app.store import Detail, Store
+from app.tables import Base
 from inference.process import Process, spawn
 from tasks import child, pull
 from tasks.desk import Desk

@@ -15,7 +15,8 @@ from app.database import Database
 from app.disk import making
 from app.errors import BadModelError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import Kind
-from app.models import Pull, Standing
+from app.library import Standing
+from app.models import Pull
 from app.scan import Report, Scan
 from app.settings import Settings
 from app.store import Store

@@ -9,7 +9,7 @@ from flask import Response, jsonify
 
 from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import Kind, State
-from app.models import Model
+from app.library import Model
 from app.registry import Card, Holding
 from app.web.access import Access, needs, usable
 from app.web.current import here

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from app.models import Model
+from app.library import Model
 from app.web.current import here
 from app.web.dialect import named
 from app.web.openai.answers import OpenAIModel, OpenAIModels, blueprint

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.models import Model
+from app.library import Model
 from app.settings import Settings
 from tasks.budget import Budget, Memory, need, too_large
 from tasks.choice import Candidate

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.models import Model
+from app.library import Model
 from app.settings import Settings
 from inference.errors import LoadError
 from tasks.choice import choose, quantization

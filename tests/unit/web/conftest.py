@@ -18,10 +18,11 @@ from app.errors import Failure
 from app.events import Ended, Log, Progress, Token, Usage
 from app.jobs import State, new_id
 from app.kernel import Kernel, open_kernel
-from app.models import Base, Job, Life, Result
+from app.models import Job, Life, Result
 from app.registry import PULLER, SWEEPER, Card, Holding
 from app.settings import Settings
 from app.store import Outcome
+from app.tables import Base
 from app.web import create_app
 from app.web.current import KEY, Site
 from tests import described
