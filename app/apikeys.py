@@ -22,6 +22,7 @@ from app.clock import Clock
 from app.database import Database
 from app.errors import BadSettingsError, InvalidRequestError, NotAllowedError, NotFoundError, UnavailableError
 from app.models import ApiKey
+from app.names import resolve
 from app.settings import Settings
 
 #: Seconds for which a process trusts what it read of the keys: a revoked one works no longer than that.
@@ -142,6 +143,16 @@ class ApiKeys:
         """Every key that was ever made, the oldest first."""
         with self._db.read() as session:
             return list(session.scalars(sa.select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
+
+    def known(self) -> list[ApiKey]:
+        """The same, to judge by: the models of a key are under their own names, whichever names it was made with."""
+        with self._db.read() as session:
+            rows = list(session.scalars(sa.select(ApiKey)))
+            own = {name: resolve(session, name).name for row in rows for name in row.models}
+            session.expunge_all()
+        for row in rows:
+            row.models = sorted({own[name] for name in row.models})
+        return rows
 
     def revoke(self, which: str) -> int:
         """Ends a key by its id, or all of a name; returns how many. Raises KeyNotFoundError."""

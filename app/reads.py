@@ -156,15 +156,15 @@ class Reads:
         with self._db.read() as session:
             return any(request.get("node") == node for request in session.scalars(query))
 
-    def depths(self) -> list[Depth]:
-        """How many jobs are open, by sort."""
+    def depths(self, scope: str | None = None) -> list[Depth]:
+        """How many jobs are open, by sort: all, or those of one tenant."""
         sort = (Job.kind, Job.model, Job.status, Job.held)
-        query = sa.select(*sort, sa.func.count()).where(Job.finished_at.is_(None)).group_by(*sort)
+        query = sa.select(*sort, sa.func.count()).where(Job.finished_at.is_(None), _within(scope)).group_by(*sort)
         with self._db.read() as session:
             return [Depth(*row) for row in session.execute(query)]
 
-    def lanes(self) -> list[Lane]:
-        """The open generations by model and priority, the most urgent of each model first."""
+    def lanes(self, scope: str | None = None) -> list[Lane]:
+        """The open generations by model and priority, the most urgent of each model first: all, or one tenant's."""
         waits = Job.status == State.QUEUED
         query = (
             sa.select(
@@ -175,7 +175,7 @@ class Reads:
                 sa.func.count().filter(~waits),
                 sa.func.min(Job.created_at).filter(waits),
             )
-            .where(Job.finished_at.is_(None), Job.kind != Kind.PULL)
+            .where(Job.finished_at.is_(None), Job.kind != Kind.PULL, _within(scope))
             .group_by(Job.model, Job.priority)
             .order_by(Job.model, Job.priority)
         )
@@ -191,10 +191,10 @@ class Reads:
             done, total, rate = (value or 0 for value in session.execute(running).one())
             return int(done), int(total), float(rate)
 
-    def ended(self) -> int:
-        """How many jobs have ended and are still kept."""
+    def ended(self, scope: str | None = None) -> int:
+        """How many jobs have ended and are still kept: all, or one tenant's."""
         with self._db.read() as session:
-            return session.scalar(sa.select(sa.func.count()).where(Job.status.in_(TERMINAL))) or 0
+            return session.scalar(sa.select(sa.func.count()).where(Job.status.in_(TERMINAL), _within(scope))) or 0
 
     def totals(self) -> Totals:
         """How all jobs ended that ever were."""
@@ -231,3 +231,7 @@ class Reads:
         query = sa.select(Job.id).where(Job.id == job_id, Job.attempt == attempt, Job.status == State.RUNNING)
         with self._db.read() as session:
             return session.scalar(query) is not None
+
+
+def _within(scope: str | None) -> sa.ColumnElement[bool]:
+    return sa.true() if scope is None else Job.tenant == scope

@@ -38,7 +38,9 @@ def create(
     max_running: Annotated[int | None, typer.Option(min=1, help="Jobs at once; the others wait in the queue.")] = None,
     max_queued: Annotated[int | None, typer.Option(min=1, help="Jobs that wait; further ones get 429.")] = None,
     top_priority: Annotated[int, typer.Option(min=0, max=9, help="The most urgent one of its jobs.")] = 0,
-    model: Annotated[list[str] | None, typer.Option(help="A model that it may use; give it again for more.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model that it may use, by any of its names; give it again for more.")
+    ] = None,
     again: Annotated[bool, typer.Option(help="A further key for the tenant of this name.")] = False,
     as_json: AsJson = False,
 ) -> None:

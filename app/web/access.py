@@ -58,6 +58,17 @@ def identity() -> Identity:
     return found
 
 
+def for_operators(value: T) -> T | None:
+    """What is told to operators alone: where things lie, and what others do."""
+    return value if identity().role is Role.OPERATOR else None
+
+
+def permitted(model: Model) -> Model:
+    """The same, where whoever asks may use it. Raises NotAllowedError."""
+    identity().check_model(model.name)
+    return model
+
+
 def usable(models: Iterable[Model]) -> list[Model]:
     """Those that whoever asks may use."""
     who = identity()
@@ -70,7 +81,7 @@ class Gate:
     def __init__(self, kernel: Kernel) -> None:
         self._logins = kernel.logins
         self._rates = kernel.rates
-        self._ring = Keyring(kernel.api_keys.all, kernel.settings, kernel.clock)
+        self._ring = Keyring(kernel.api_keys.known, kernel.settings, kernel.clock)
 
     def admit(self) -> None:
         """Lets the request at hand in. Raises NotAllowedError, UnavailableError."""

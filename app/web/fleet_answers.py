@@ -52,7 +52,9 @@ class Resident(Answer):
     keep_alive: float | None = Field(description="Seconds without work; below 0: until another needs its place.")
     expires_at: datetime | None
     devices: list[str] = Field(description="Those that it is bound to; none: it goes anywhere.")
-    engine_options: dict[str, Any] = Field(description="What operators tell its engines.")
+    engine_options: dict[str, Any] = Field(
+        description="What operators tell its engines; to others {}: it names folders."
+    )
     workers: list[str]
     loading: list[WorkerLoading]
     failures: list[WorkerFailure]
@@ -64,7 +66,7 @@ class ModelEntry(Resident):
     model: str
     state: Literal["ready", "missing", "removing"] = Field(description="Whether its files are here.")
     size_bytes: int
-    local_path: str
+    local_path: str | None = Field(description="Told to operators alone.")
     aliases: list[str]
 
 

@@ -32,7 +32,7 @@ class HealthAnswer(Answer):
     gpu_status: str
     gpu_memory_allocated_mb: float
     gpu_memory_reserved_mb: float
-    workers: list[WorkerEntry]
+    workers: list[WorkerEntry] = Field(description="Told to operators alone; to others empty, as `queues` is.")
     queues: dict[str, QueueDepth]
 
 

@@ -20,7 +20,7 @@ from app.kernel import Kernel
 from app.library import Model
 from app.registry import Card
 from app.suggested import Suggestion, suggestions
-from app.web.access import Access, identity, needs
+from app.web.access import Access, for_operators, identity, needs, permitted
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
@@ -104,7 +104,7 @@ def import_model(body: ImportBody) -> tuple[Response, int]:
 def show_model(path: ModelPath) -> Response:
     """What its own files say of it, and whether it fits this machine."""
     kernel = here().kernel
-    return _show(kernel, kernel.catalog.find(path.name))
+    return _show(kernel, permitted(kernel.catalog.find(path.name)))
 
 
 @library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
@@ -151,7 +151,7 @@ def _show(kernel: Kernel, model: Model) -> Response:
         "source": model.source,
         "repository": model.repo,
         "revision": model.revision,
-        "local_path": model.path,
+        "local_path": for_operators(model.path),
         "created_at": iso(model.created_at),
         **verdict(model.size_bytes, _memory(cards), can_shrink=_can_shrink(model)),
     }

@@ -44,7 +44,7 @@ class ModelAnswer(FitAnswer, Resident):
     source: str
     repository: str | None
     revision: str | None
-    local_path: str
+    local_path: str | None = Field(description="Told to operators alone.")
     created_at: datetime
 
 

@@ -9,7 +9,7 @@ from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.library import Model
 from app.registry import Card
-from app.web.access import usable
+from app.web.access import for_operators, usable
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.fleet_answers import ModelsAnswer
@@ -40,6 +40,6 @@ def _show(model: Model, aliases: list[str]) -> dict[str, Any]:
         "model": model.name,
         "state": model.state,
         "size_bytes": model.size_bytes,
-        "local_path": model.path,
+        "local_path": for_operators(model.path),
         "aliases": aliases,
     }

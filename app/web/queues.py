@@ -10,6 +10,7 @@ from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.reads import Lane
 from app.registry import Card
+from app.web.access import for_operators, identity
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.job_answers import QueuesAnswer
@@ -17,11 +18,12 @@ from app.web.job_answers import QueuesAnswer
 queues = blueprint("queues", "workers", "What runs where.")
 
 
-@queues.get("/queues", summary="Show the whole queue", responses={200: QueuesAnswer})
+@queues.get("/queues", summary="Show the queue", responses={200: QueuesAnswer})
 def show_queues() -> Response:
-    """By model and priority. The broker, and so Flower, holds only the window that was released."""
-    kernel, now = here().kernel, time.time()
-    lanes = kernel.store.lanes()
+    """By model and priority: to operators all of it, to others what is their own. The broker, and so Flower, holds only
+    the window that was released."""
+    kernel, now, scope = here().kernel, time.time(), identity().scope
+    lanes = kernel.store.lanes(scope)
     try:
         cards, failures = kernel.registry.workers(), kernel.loads.failures()
     except UnavailableError:
@@ -30,9 +32,9 @@ def show_queues() -> Response:
     return jsonify(
         {
             "at": now,
-            "finished": kernel.store.ended(),
+            "finished": kernel.store.ended(scope),
             "oldest_wait_seconds": round(max(waits), 3) if waits else None,
-            "flower_url": kernel.settings.flower_url,
+            "flower_url": for_operators(kernel.settings.flower_url),
             "queues": [_show(lane, now, cards, failures) for lane in lanes],
         }
     )

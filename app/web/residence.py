@@ -6,6 +6,7 @@ from typing import Any
 from app.cooldown import Cooldown
 from app.library import Model
 from app.registry import Card, Holding, Loading
+from app.web.access import for_operators
 from app.web.views import iso
 
 
@@ -44,7 +45,7 @@ def residence(model: Model, cards: Sequence[Card], failures: Iterable[Cooldown])
         "keep_alive": first.keep_alive if first else model.keep_alive,
         "expires_at": iso(first.expires_at) if first else None,
         "devices": list(model.devices or ()),
-        "engine_options": model.engine_options or {},
+        "engine_options": for_operators(model.engine_options) or {},
         "workers": [card.node for card, _ in held],
         "loading": [{"worker": card.node, **_loading(load)} for card, load in loading],
         "failures": [

@@ -6,6 +6,7 @@ from flask import Response, jsonify
 from pydantic import Field
 
 from app import tokens as tokenizing
+from app.web.access import permitted
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import DetokenizedAnswer, TokenizedAnswer
@@ -33,7 +34,7 @@ class DetokenizeBody(Strict):
 @tokens.post("/tokenize", summary="Cut a text into tokens", responses={200: TokenizedAnswer})
 def tokenize(body: TokenizeBody) -> Response:
     """Without loading the model, by what its own files say of its tokenizer."""
-    model = here().kernel.catalog.get(body.model)
+    model = permitted(here().kernel.catalog.get(body.model))
     ids = offload(tokenizing.encode, model, body.prompt, special=body.add_special_tokens)
     return jsonify({"count": len(ids), "max_model_len": model.facts.get("context"), "tokens": ids})
 
@@ -41,5 +42,5 @@ def tokenize(body: TokenizeBody) -> Response:
 @tokens.post("/detokenize", summary="Join tokens to a text", responses={200: DetokenizedAnswer})
 def detokenize(body: DetokenizeBody) -> Response:
     """Special tokens show."""
-    model = here().kernel.catalog.get(body.model)
+    model = permitted(here().kernel.catalog.get(body.model))
     return jsonify({"prompt": offload(tokenizing.decode, model, body.tokens)})

@@ -11,7 +11,7 @@ from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import Kind, State
 from app.library import Model
 from app.registry import Card, Holding
-from app.web.access import Access, needs, usable
+from app.web.access import Access, identity, needs, permitted, usable
 from app.web.current import here
 from app.web.dialect import named
 from app.web.health import version
@@ -44,7 +44,7 @@ def list_ollama_residents() -> Response:
     """What is in memory, until when; and what waits for it, which Ollama does not tell."""
     kernel = here().kernel
     waiting = Counter[str]()
-    for depth in kernel.store.depths():
+    for depth in kernel.store.depths(identity().scope):
         if depth.kind == Kind.GENERATE and depth.status == State.QUEUED:
             waiting[depth.model] += depth.jobs
     rows = {model.name: model for model in usable(kernel.catalog.models())}
@@ -80,7 +80,7 @@ def copy_ollama_model(body: CopyRequest) -> Response:
 def show_ollama_model(body: Named) -> Response:
     """Its details, template and licence."""
     kernel = here().kernel
-    model = kernel.catalog.get(resolved(kernel, body.model))
+    model = permitted(kernel.catalog.get(resolved(kernel, body.model)))
     facts = model.facts
     return jsonify(
         {

@@ -5,6 +5,7 @@ from typing import Any
 from flask import Response, jsonify
 
 from app.library import Model
+from app.web.access import permitted
 from app.web.current import here
 from app.web.dialect import named
 from app.web.openai.answers import OpenAIModel, OpenAIModels, blueprint
@@ -22,7 +23,7 @@ def list_openai_models() -> Response:
 @models.get("/v1/models/<path:name>", summary="Show a model, as OpenAI's API does", responses={200: OpenAIModel})
 def show_openai_model(path: ModelPath) -> Response:
     """One of them."""
-    return jsonify(_show(here().kernel.catalog.get(path.name), path.name))
+    return jsonify(_show(permitted(here().kernel.catalog.get(path.name)), path.name))
 
 
 def _show(model: Model, name: str) -> dict[str, Any]:

@@ -104,6 +104,41 @@ def test_a_key_uses_its_own_models_alone(make: Make, kernel: Kernel, path: str, 
     assert kernel.store.page() == []
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/tokenize", {"model": "scripted", "prompt": "Hi"}),
+        ("POST", "/detokenize", {"model": "scripted", "tokens": [1]}),
+        ("GET", "/models/scripted", None),
+        ("GET", "/v1/models/scripted", None),
+        ("POST", "/api/show", {"model": "scripted"}),
+    ],
+)
+def test_another_model_is_not_even_shown(make: Make, method: str, path: str, body: dict[str, Any] | None) -> None:
+    refused = make(models=["m"])(method, path, json=body)
+    assert refused.status_code == 403
+    assert "may not use 'scripted'" in refused.get_data(as_text=True)
+    assert make("bob", models=["scripted"])(method, path, json=body).status_code != 403
+
+
+def test_a_key_s_models_are_meant_by_any_of_their_names(make: Make, kernel: Kernel) -> None:
+    with kernel.database.write() as session:
+        session.add(Model(name="o/n:q4", path="", format="gguf", size_bytes=1, source="pulled", created_at=0.0))
+    for alias in ("swift", "Quick"):
+        kernel.aliases.put(alias, "o/n:q4")
+    kernel.aliases.put("other", "scripted")
+    for number, name in enumerate(("swift", "SWIFT", "quick:latest", "o/n:q4")):
+        alice = make(f"key{number}", models=[name])
+        for asked in ("swift", "Quick", "o/n:q4", "O/N:q4", "swift:latest"):
+            assert alice("POST", "/jobs", json=BODY | {"model": asked}).status_code == 202, (name, asked)
+        assert alice("POST", "/jobs", json=BODY | {"model": "other"}).status_code == 403
+        assert {entry["alias"] for entry in alice("GET", "/aliases").get_json()["aliases"]} == {"Quick", "swift"}
+    alice = make("late", models=["swift"])
+    kernel.aliases.put("swift", "scripted")  # from now on that is what the key may use
+    assert alice("POST", "/jobs", json=BODY).status_code == 202
+    assert alice("POST", "/jobs", json=BODY | {"model": "o/n:q4"}).status_code == 403
+
+
 def test_a_key_has_a_best_priority(make: Make, kernel: Kernel) -> None:
     alice = make(top_priority=8)
     refused = alice("POST", "/jobs", json=BODY | {"priority": 7})

@@ -27,6 +27,16 @@ def folder(kernel: Kernel) -> Path:
     return folder
 
 
+def test_an_alias_stands_for_what_is_here_or_for_a_whole_name_of_the_hub(client: FlaskClient, kernel: Kernel) -> None:
+    refused = client.put("/aliases/fast", json={"model": "smolm2"})
+    assert (refused.status_code, refused.get_json()["error"]["code"]) == (404, "model_not_found")
+    assert "owner/name" in refused.get_json()["error"]["message"]
+    assert client.get("/aliases").get_json()["aliases"] == []
+    for model in ("scripted", "owner/name"):
+        assert client.put("/aliases/fast", json={"model": model}).get_json()["model"] == model
+    assert client.put("/aliases/faster", json={"model": "fast"}).get_json()["model"] == "owner/name"
+
+
 def test_a_model_shows_what_its_files_tell(client: FlaskClient, kernel: Kernel, folder: Path) -> None:
     kernel.aliases.put("short", "o/n:x")
     shown = client.get("/models/o/n:x").get_json()

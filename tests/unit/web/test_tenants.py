@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from app.apikeys import Role
 from app.kernel import Kernel
+from app.library import Model
 
 from .conftest import Worker
 from .test_chat import BODY
@@ -145,6 +146,35 @@ def test_a_list_holds_what_is_one_s_own(owned: dict[str, str], alice: Tenant, bo
     assert {job["tenant"] for job in alice("GET", "/jobs").get_json()["jobs"]} == {"alice"}
     assert {job["tenant"] for job in ops("GET", "/jobs").get_json()["jobs"]} == {"alice", "bob"}
     assert [batch["id"] for batch in ops("GET", "/v1/batches").get_json()["data"]] == [owned["batch"]]
+
+
+def test_numbers_are_one_s_own_and_where_things_lie_is_not_told(
+    owned: dict[str, str], alice: Tenant, bob: Tenant, ops: Tenant, worker: Worker, kernel: Kernel
+) -> None:
+    worker.announce()
+    with kernel.database.write() as session:
+        options = {"lora_adapters": {"tone": "/srv/secret/tone"}}
+        place = {"path": "/srv/secret/m", "format": "gguf", "size_bytes": 1, "source": "pulled", "created_at": 0.0}
+        session.add(Model(name="m", engine_options=options, **place))
+    bob.job()
+    sums = {
+        who: sum(lane["queued"] for lane in who("GET", "/queues").get_json()["queues"]) for who in (alice, bob, ops)
+    }
+    assert sums[bob] == 1
+    assert sums[ops] == sums[bob] + sums[alice]
+    assert sums[alice] > 1
+    assert [who("GET", "/queues").get_json()["finished"] for who in (alice, bob, ops)] == [1, 0, 1]
+    for path in ("/health", "/models", "/models/m", "/queues", "/api/ps", "/api/tags", "/v1/models"):
+        told, whole = bob("GET", path), ops("GET", path)
+        assert told.status_code in (200, 503)
+        assert "/srv/secret" not in told.get_data(as_text=True)
+        assert set(told.get_json()) == set(whole.get_json())
+    assert "/srv/secret/m" in ops("GET", "/models/m").get_data(as_text=True)
+    assert "/srv/secret/tone" in ops("GET", "/models").get_data(as_text=True)
+    health = bob("GET", "/health").get_json()
+    assert (health["workers"], health["queues"]) == ([], {})
+    assert ops("GET", "/health").get_json()["workers"]
+    assert ops("GET", "/queues").get_json()["flower_url"] == kernel.settings.flower_url
 
 
 def test_an_operator_sees_and_ends_every_job(owned: dict[str, str], ops: Tenant, alice: Tenant) -> None:

@@ -14,7 +14,7 @@ export function show(root) {
   const stuck = h("div", { "aria-live": "polite" });
   const links = h("p", { class: "note" });
 
-  fill(root, head("Queues", "The whole queue, as the database has it."), stuck, tiles, queues, isOperator() && h("h2", {}, "Workers"), workers, links);
+  fill(root, head("Queues", isOperator() ? "The whole queue, as the database has it." : "Your own jobs in the queue, as the database has it."), stuck, tiles, queues, isOperator() && h("h2", {}, "Workers"), workers, links);
 
   async function draw() {
     try {
