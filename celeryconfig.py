@@ -42,7 +42,6 @@ worker_prefetch_multiplier = 1
 worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 worker_send_task_events = True
-task_send_sent_event = True
 worker_enable_remote_control = True
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_concurrency = {

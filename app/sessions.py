@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from app.clock import Clock
 from app.database import Database
 from app.errors import SessionNotFoundError
-from app.jobs import State
 from app.models import ChatSession, Job
 
 Message = dict[str, Any]
@@ -87,13 +86,9 @@ def join(session: Session, job: Job) -> None:
     job.request = {**job.request, "messages": joined(earlier, new), KEY: kept}
 
 
-def remember(session: Session, job_id: str, state: str, answer: str, now: float) -> None:
+def remember(session: Session, tenant: str, note: dict[str, Any], answer: str, now: float) -> None:
     """Appends a job's turn to its session, in the transaction that ends the job. One that was forgotten stays so."""
-    job = session.get(Job, job_id)
-    note = job.request.get(KEY) if job is not None else None
-    if job is None or note is None or state != State.SUCCEEDED:
-        return
-    row = _locked(session, job.tenant, note["id"])
+    row = _locked(session, tenant, note["id"])
     if row is None or row.created_at != note["since"]:
         return
     said = [*joined(row.history["messages"], note["messages"]), {"role": "assistant", "content": answer}]

@@ -16,7 +16,7 @@ from app.models import Job, Life, Pull, Result
 from app.quotas import check_queued
 from app.reads import HINTS, Detail, Hint, Reads
 from app.release import QUEUED, fits, pick
-from app.sessions import join, remember
+from app.sessions import KEY, join, remember
 
 __all__ = ["Accepted", "Detail", "Hint", "Key", "Outcome", "Store"]
 
@@ -139,7 +139,8 @@ class Store(Reads):
                     released_at=sa.func.coalesce(Job.released_at, now),
                     started_at=sa.func.coalesce(Job.started_at, now),
                     claimed_at=now,
-                ).returning(Job)
+                ).returning(Job),
+                execution_options={"synchronize_session": False},  # the session is new: it holds no row to mend
             ).one_or_none()
 
     def hand_back(self, job_id: str, attempt: int, last_seq: int) -> list[Outcome]:
@@ -159,13 +160,16 @@ class Store(Reads):
         values: dict[str, Any] = {"status": state, "finished_at": self._clock.now(), "traceback": trace}
         with self._db.write() as session:
             finished = _owned(outcome.id, outcome.attempt).values(values | error_columns(outcome.failure))
-            ended = session.scalar(finished.returning(Job.status), execution_options={"synchronize_session": False})
-            if ended is not None and result is not None:
+            told = finished.returning(Job.status, Job.tenant, Job.request[KEY])
+            row = session.execute(told, execution_options={"synchronize_session": False}).one_or_none()
+            if row is None:
+                return None
+            ended, tenant, note = row
+            if result is not None:
                 session.add(result)
-                remember(session, outcome.id, ended, result.text, self._clock.now())
-        if ended is None or ended == outcome.state:
-            return outcome if ended else None
-        return Outcome(outcome.id, outcome.attempt, ended)
+                if note is not None and ended == State.SUCCEEDED:
+                    remember(session, tenant, note, result.text, self._clock.now())
+        return outcome if ended == outcome.state else Outcome(outcome.id, outcome.attempt, ended)
 
     def keep(self, result: Result) -> None:
         """Keeps what was emitted of a job that ended without an owner, unless something of it is kept already."""

@@ -78,7 +78,8 @@ class Garage:
         with self._changed:
             bay.users -= 1
             bay.used = time.monotonic()
-            self._changed.notify_all()
+            if not bay.users:  # nobody waits for less
+                self._changed.notify_all()
         self.on_use()
 
     def find(self, model: str) -> Bay | None:
@@ -134,7 +135,7 @@ class Garage:
         return True
 
     def wait_change(self, seconds: float) -> None:
-        """Waits until a job leaves or a model goes, so long at most."""
+        """Waits until a model's last job leaves or a model goes, so long at most."""
         with self._changed:
             self._changed.wait(seconds)
 

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -237,6 +238,7 @@ class Worker:
             self._announce_soon()
 
 
+@cache  # each card tells it
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
