@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from bench import arrivals, durability, engines, ours, report
-from bench.results import Row, keep, kept, machine
+from bench.results import Row, failure, keep, kept, machine
 
 Measure = Callable[[bool], list[Row]]
 #: By name, in the page's order; those of `SLOW` are left out of the quick form.
@@ -55,10 +55,13 @@ def _measure(name: str, *, quick: bool) -> bool:
     try:
         rows = MEASURES[name](quick)
     except Exception as error:  # noqa: BLE001 - a server that does not start must not cost the other rows
-        print(f"  failed: {type(error).__name__}: {error}", flush=True)
+        why = f"{type(error).__name__}: {error}"
+        print(f"  failed: {why}", flush=True)
+        said = " ".join(why.split())[:300].replace("|", "/")
+        keep(name, [msgspec.structs.replace(failure(name, said), machine=where)])
         return False
     where["form"] = "quick" if quick else "full"
-    keep([msgspec.structs.replace(row, machine=where) for row in rows])
+    keep(name, [msgspec.structs.replace(row, machine=where) for row in rows])
     for row in rows:
         sign, word = ("≥", "met") if row.at_least else ("≤", "met")
         print(f"  {row.what}: {row.value} {row.unit} (bar {sign} {row.bar}: {word if row.met else 'missed'})")

@@ -10,8 +10,6 @@ from typing import IO, Any, Self, TypeVar, cast
 
 import msgspec
 
-from tests.stack import end
-
 T = TypeVar("T")
 #: The other side has its own defaults, but asks no hub for what is here.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -34,6 +32,8 @@ class Asked:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        from tests.stack import end  # late: it brings Flask, which bench.alone may not have
+
         self._questions.close()
         end(self._process)
         self._answers.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench import theirs
+from bench import alone, theirs
 from bench.asked import Asked
 from bench.load import Client, Load, Told
 from bench.results import ROOT, Row, ratio
@@ -222,10 +222,10 @@ def _against(
 ) -> Row:
     """Against an engine without a server, which gets all prompts at once (or one by one)."""
     ours.told.pop(concurrency, None)
-    run = theirs.Run(prompts if kind == "offline" else prompts // 8)
+    run = alone.Run(prompts if kind == "offline" else prompts // 8)
     rates = []
-    with Asked("bench.theirs", kind, folder) as engine:
-        engine.ask(theirs.Run(4), float)
+    with Asked("bench.alone", kind, folder) as engine:
+        engine.ask(alone.Run(4), float)
         for pair in range(pairs):
             rates.append(round(engine.ask(run, float), 1))
             ours.go(concurrency, prompts, 1000 + pair)

@@ -35,6 +35,7 @@ class Told(msgspec.Struct):
     rate: float
     first: float
     between: float
+    error: str = ""  #: what the first of those said that were not answered
 
 
 class Client(Asked):
@@ -47,7 +48,8 @@ class Client(Asked):
         """Raises RuntimeError where not every request was answered."""
         told = self.ask(load, Told)
         if told.completed != load.prompts:
-            raise RuntimeError(f"{told.completed} of {load.prompts} requests to {load.url} were answered")
+            why = f"{told.completed} of {load.prompts} requests to {load.url} were answered: {told.error}"
+            raise RuntimeError(why)
         return told
 
 
@@ -73,7 +75,8 @@ def _run(load: Load) -> Told:
     serve.add_cli_args(parser)
     said: dict[str, Any] = asyncio.run(serve.main_async(parser.parse_args(_arguments(load))))
     figures = (float(said[name]) for name in ("output_throughput", "median_ttft_ms", "median_tpot_ms"))
-    return Told(said["completed"], said["total_output_tokens"], *figures)
+    error = next((error for error in said["errors"] if error), "")[-300:]
+    return Told(said["completed"], said["total_output_tokens"], *figures, error)
 
 
 if __name__ == "__main__":

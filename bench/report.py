@@ -15,10 +15,11 @@ COLOURS = ("#2f6f4f", "#b0b7bd")
 
 def write(rows: dict[str, Row]) -> None:
     """Writes the page and its plots anew."""
-    shown = [row for row in rows.values() if "theirs" in row.sides and row.name.split("-")[-1].isdigit()]
+    measured = [row for row in rows.values() if not row.failed]
+    shown = [row for row in measured if "theirs" in row.sides and row.name.split("-")[-1].isdigit()]
     rates = [row for row in shown if row.at_least]
     (IMAGES / "benchmarks-rates.svg").write_text(_bars("Output tokens a second", rates))
-    (IMAGES / "benchmarks-bars.svg").write_text(_bars_of(rows.values()))
+    (IMAGES / "benchmarks-bars.svg").write_text(_bars_of(measured))
     notes = NOTES.read_text() if NOTES.exists() else ""
     PAGE.write_text(f"{HEAD}\n{_table(rows.values())}\n{PLOTS}\n{notes}\n{_machines(rows.values())}")
 
@@ -46,6 +47,9 @@ def _table(rows: Iterable[Row]) -> str:
         note = f"<br>{row.note.strip()}" if row.note else ""
         met = "met" if row.met else "**missed**"
         load = row.machine.get("load at the start", "")
+        if row.failed:
+            lines.append(f"| {row.what}{note} | | | **failed** | {load} |")
+            continue
         lines.append(f"| {row.what}{note} | {row.value:g} {row.unit} | {sign} {row.bar:g} | {met} | {load} |")
     return "\n".join(lines)
 

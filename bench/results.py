@@ -29,11 +29,17 @@ class Row(msgspec.Struct):
     sides: dict[str, list[float]] = {}
     note: str = ""
     machine: dict[str, str] = {}
+    failed: bool = False  #: nothing was measured, and `note` says why
 
     @property
     def met(self) -> bool:
         """Whether the bar is reached."""
         return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+
+def failure(measure: str, why: str) -> Row:
+    """What stands in the table for a measure that could not be carried out; its older rows stay, with their date."""
+    return Row(f"{measure} failed", f"`{measure}`", "", 0, 0, note=why, failed=True)
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -82,8 +88,10 @@ def kept() -> dict[str, Row]:
     return msgspec.json.decode(KEPT.read_bytes(), type=dict[str, Row]) if KEPT.exists() else {}
 
 
-def keep(rows: Sequence[Row]) -> dict[str, Row]:
-    """Adds rows to what is kept, in place of older ones of their names."""
-    found = kept() | {row.name: row for row in rows}
+def keep(measure: str, rows: Sequence[Row]) -> dict[str, Row]:
+    """Adds a measure's rows to what is kept, in place of older ones of their names and of its failure."""
+    found = kept()
+    found.pop(failure(measure, "").name, None)
+    found |= {row.name: row for row in rows}
     KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     return found

@@ -1,40 +1,22 @@
-"""The servers and engines that we are measured against, each as a process of its own.
+"""The servers that we are measured against, each as a process of its own.
 
-`python -m bench.theirs llamacpp MODEL PORT` is llama.cpp's own HTTP server out of the xllamacpp wheel. `offline`
-(vLLM's offline engine) and `plain` (transformers, a request at a time) take a Run a line, and tell output tokens/s.
+`python -m bench.theirs MODEL PORT` is llama.cpp's own HTTP server out of the xllamacpp wheel.
 """
 
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import httpx
-import msgspec
 
-from bench.asked import ENVIRONMENT, answer
+from bench.alone import CACHE, SLOTS
+from bench.asked import ENVIRONMENT
 from tests.stack import end, eventually, free_port, launch
-
-SLOTS = 64
-#: Bytes of keys and values, on both sides.
-CACHE = 2 << 30
-
-
-class Run(msgspec.Struct):
-    """How many prompts, of how many tokens in and out."""
-
-    prompts: int
-    tokens_in: int = 64
-    tokens_out: int = 64
 
 
 class Server:
@@ -76,7 +58,7 @@ def vllm(model: str) -> Callable[[int], list[str]]:
 
 def llamacpp(model: str) -> Callable[[int], list[str]]:
     """llama.cpp's own HTTP server."""
-    return lambda port: [sys.executable, "-m", "bench.theirs", "llamacpp", model, str(port)]
+    return lambda port: [sys.executable, "-m", "bench.theirs", model, str(port)]
 
 
 def transformers(model: str) -> Callable[[int], list[str]]:
@@ -114,46 +96,5 @@ def _llamacpp(model: str, port: str) -> None:
     del held
 
 
-def _prompts(run: Run, size: int) -> list[list[int]]:
-    draw = random.Random(run.prompts)  # noqa: S311 - not a secret
-    return [[draw.randrange(100, size) for _ in range(run.tokens_in)] for _ in range(run.prompts)]
-
-
-def _offline(model: str) -> Callable[[Run], None]:
-    vllm: Any = import_module("vllm")
-    engine = vllm.LLM(model, enforce_eager=True, dtype="bfloat16", max_num_seqs=SLOTS, kv_cache_memory_bytes=CACHE)
-
-    def generate(run: Run) -> None:
-        params = vllm.SamplingParams(temperature=0, max_tokens=run.tokens_out, ignore_eos=True)
-        prompts: Any = [{"prompt_token_ids": ids} for ids in _prompts(run, 49_000)]
-        engine.generate(prompts, params, use_tqdm=False)
-
-    return generate
-
-
-def _plain(model: str) -> Callable[[Run], None]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
-
-    def generate(run: Run) -> None:
-        for ids in _prompts(run, 49_000):
-            length = {"max_new_tokens": run.tokens_out, "min_new_tokens": run.tokens_out}
-            loaded.generate(torch.tensor([ids]), do_sample=False, pad_token_id=0, **length)
-
-    return generate
-
-
-def _rate(generate: Callable[[Run], None], run: Run) -> float:
-    began = time.monotonic()
-    generate(run)
-    return run.prompts * run.tokens_out / (time.monotonic() - began)
-
-
 if __name__ == "__main__":
-    kind, model = sys.argv[1:3]
-    if kind == "llamacpp":
-        _llamacpp(model, sys.argv[3])
-    else:
-        answer(Run, lambda: partial(_rate, {"offline": _offline, "plain": _plain}[kind](model)))
+    _llamacpp(*sys.argv[1:])

@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 LOST = 75
 #: The shortest time between two renewals, however many jobs begin, in seconds.
 SOON = 0.2
+#: The shortest time between two cards that go with a renewal, in seconds: what changed is announced at once anyway.
+SHOWN = 1.0
 #: How often the guard looks at the time, in seconds.
 GUARD = 0.5
 
@@ -43,6 +45,7 @@ class Lease:
         self._announce = announce
         self._stopped = threading.Event()
         self._soon = threading.Event()
+        self._shown = -SHOWN
         self._renewed = time.monotonic()
 
     def start(self) -> None:
@@ -83,8 +86,10 @@ class Lease:
         except UnavailableError as error:
             if not error.answered:
                 return False
-        with suppress(UnavailableError):  # a broker that is full still shows that we are not cut off
-            self._announce()
+        if time.monotonic() - self._shown > SHOWN:
+            self._shown = time.monotonic()
+            with suppress(UnavailableError):  # a broker that is full still shows that we are not cut off
+                self._announce()
         try:
             renewal = self._kernel.lives.renew(self._life, self._progress())
         except UnavailableError:
