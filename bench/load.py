@@ -74,9 +74,9 @@ def _run(load: Load) -> Told:
     parser: Any = argparse.ArgumentParser()
     serve.add_cli_args(parser)
     said: dict[str, Any] = asyncio.run(serve.main_async(parser.parse_args(_arguments(load))))
-    figures = (float(said[name]) for name in ("output_throughput", "median_ttft_ms", "median_tpot_ms"))
+    rate, first, between = (float(said[name]) for name in ("output_throughput", "median_ttft_ms", "median_tpot_ms"))
     error = next((error for error in said["errors"] if error), "")[-300:]
-    return Told(said["completed"], said["total_output_tokens"], *figures, error)
+    return Told(said["completed"], said["total_output_tokens"], rate, first, between, error)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ import pytest
 
 from app import bus as buses
 from app.bus import Bus
+from app.jobs import new_id
+from app.store import Hint
 from inference.protocol import Chunk
 from tasks.pump import Pump
 from tasks.run import Run, Ties
 from tests.counting import calls
 
-from .conftest import Desk
+from .conftest import MODEL, Desk, Worker
 
 STREAMS = 32
 STEPS = 50
@@ -24,6 +26,10 @@ STEPS = 50
 MOST_CALLS = 40
 #: And for a step of one token, which has the round trip to itself; measured 340.
 MOST_CALLS_ALONE = 400
+#: And for a job beside its tokens, from its message until it has ended, in its own thread; measured 6,470.
+MOST_CALLS_OF_A_JOB = 6_900
+#: And to send its message; measured 1,010, of which kombu's client takes a half, and Celery's `send_task` 1,390.
+MOST_CALLS_OF_A_MESSAGE = 1_150
 
 
 class Steps:
@@ -92,3 +98,17 @@ def test_a_token_leaves_little_in_the_workers_memory(desk: Desk) -> None:
     for _ in range(STEPS):
         steps.take()
     assert (sys.getallocatedblocks() - before) / STEPS / STREAMS <= 3
+
+
+def test_a_job_costs_the_worker_few_calls(desk: Desk, worker: Worker) -> None:
+    jobs = [desk.submit() for _ in range(3)]
+    worker.runner.run(jobs[0])
+    assert min(calls(lambda job=job: worker.runner.run(job)) for job in jobs[1:]) <= MOST_CALLS_OF_A_JOB  # type: ignore[misc]
+
+
+def test_a_message_costs_few_calls(desk: Desk) -> None:
+    def send() -> None:
+        desk.kernel.dispatcher._send([Hint(new_id(), "generate", MODEL, 5, None)])
+
+    send()
+    assert calls(send) <= MOST_CALLS_OF_A_MESSAGE
