@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.ledger import Ledger
 from tests.faults.yard import PARTS, Yard
-from tests.stack import ROOT
+from tests.stack import ROOT, eventually
 
 pytestmark = pytest.mark.faults
 
@@ -41,6 +41,7 @@ def restart_all(yard: Yard) -> None:
     """Each part in its turn, as a rolling deploy does it."""
     for name in PARTS:
         yard.end(name, 1)
+        eventually(lambda name=name: yard.alive(name), what=f"the next {name}")
         yard.ready()
 
 

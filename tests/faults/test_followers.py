@@ -10,7 +10,7 @@ from tests.faults.followers import SocketFollower, SseFollower, Transcript, of_s
 from tests.faults.ledger import Ledger
 from tests.faults.proxy import Proxy
 from tests.faults.yard import Yard
-from tests.stack import sse
+from tests.stack import eventually, sse
 
 
 def test_a_client_gone_without_a_word_is_forgotten(yard: Yard, ledger: Ledger) -> None:
@@ -65,6 +65,7 @@ class Stalled:
 def test_a_follower_that_stops_reading_is_cut_off_and_slows_nobody(yard: Yard, ledger: Ledger) -> None:
     job_id = ledger.submit(max_tokens=20_000, scripted_tokens_per_second=300, timeout=300)
     stalled = Stalled(yard.port, job_id)
+    eventually(lambda: yard.http.get("/status").json()["followers"] > 2, what="it follows")
 
     deadline = time.monotonic() + 60
     while yard.http.get("/status").json()["followers"] > 2:
