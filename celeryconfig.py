@@ -18,8 +18,9 @@ broker_transport_options = {
     # 0 is the most urgent, and each of the ten has a list of its own in Redis.
     "priority_steps": list(jobs.PRIORITIES),
     "queue_order_strategy": "priority",
-    # Longer than any job may run: nothing of ours is redelivered by the broker, the sweep does that.
-    "visibility_timeout": 7 * 24 * 3600,
+    # What was popped is noted nowhere until it is acknowledged, which would cost two transactions a message: nothing of
+    # ours is redelivered by the broker, the sweep does that.
+    "ack_emulation": False,
     # A worker that starts to consume a model's queue sees it when the pop under way ends, in seconds.
     "polling_interval": 0.2,
     # A web process only sends, and a request must not wait for a broker that hangs.

@@ -8,6 +8,6 @@ from celery.platforms import SecurityWarning
 # Running as root, as containers do, is a danger where messages are pickles; ours are JSON and hold a job's id.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
-app = Celery("tokenyard")
+app = Celery("tokenyard", events="tasks.celeryevents:Events")
 app.config_from_object("celeryconfig")
 app.conf.imports = ("tasks.startup", "tasks.generate", "tasks.pull_task", "tasks.keeper", "tasks.scan", "tasks.control")

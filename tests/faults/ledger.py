@@ -190,14 +190,10 @@ def vitals_of(yard: Yard, name: str) -> Vitals:
 
 
 def lasting_keys(yard: Yard) -> list[str]:
-    """The broker's keys that do not go by themselves.
-
-    What Celery popped and could not acknowledge stands in `unacked*`. It comes once more after the visibility timeout,
-    to a claim that drops it. And there is one binding a queue, which means one a model.
-    """
+    """The broker's keys that do not go by themselves, but for one binding a queue, which means one a model."""
     with yard.broker.client() as client:
         keys = [key.decode() for key in client.scan_iter(count=1000) if client.ttl(key) == -1]
-    return [key for key in keys if not key.startswith(("unacked", "_kombu.binding"))]
+    return [key for key in keys if not key.startswith("_kombu.binding")]
 
 
 def warm_up(yard: Yard) -> None:

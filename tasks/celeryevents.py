@@ -1,0 +1,44 @@
+"""Celery's events about tasks, which Flower shows: several jobs' at a time.
+
+A worker's loop would publish those of each job by themselves, which took a fifth of all that a job costs it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.app import events
+from celery.events.dispatcher import EventDispatcher
+from kombu.asynchronous import get_event_loop
+
+#: How long an event waits for others, in seconds.
+DELAY = 0.25
+#: How many do not wait any longer.
+MOST = 256
+
+
+class Gathering(EventDispatcher):
+    """Sends what has gathered."""
+
+    def __init__(self, *args: Any, on_send_buffered: Callable[[], None] | None = None, **kwargs: Any) -> None:
+        """`on_send_buffered` is the loop's: it has the events sent as soon as it can."""
+        self._soon = on_send_buffered
+        self._waiting = False
+        kwargs |= {"buffer_limit": MOST, "on_send_buffered": self._later if on_send_buffered else None}
+        super().__init__(*args, **kwargs)
+
+    def _later(self) -> None:
+        loop = get_event_loop()
+        if not self._waiting and loop is not None:
+            self._waiting = True
+            loop.call_later(DELAY, self._send)  # type: ignore[no-untyped-call]
+
+    def _send(self) -> None:
+        self._waiting = False
+        if self._soon is not None:
+            self._soon()
+
+
+class Events(events.Events):
+    """What the app takes instead of its own."""
+
+    dispatcher_cls = "tasks.celeryevents:Gathering"
