@@ -59,7 +59,7 @@ def _arguments(load: Load) -> list[str]:
         *("--model", load.model, "--tokenizer", load.tokenizer, "--dataset-name", "random", "--seed", str(load.seed)),
         *("--random-input-len", str(load.tokens_in), "--random-output-len", str(load.tokens_out)),
         *("--num-prompts", str(load.prompts), "--max-concurrency", str(load.concurrency)),
-        *("--ignore-eos", "--temperature", "0", "--disable-tqdm"),
+        *("--ignore-eos", "--temperature", "0", "--disable-tqdm", "--save-detailed"),
     ]
 
 

@@ -29,6 +29,12 @@ def submitted(stack: Stack, text: str = "one two", **fields: Any) -> str:
     return str(stack.http.post("/jobs", json=body).json()["id"])
 
 
+def told(flower: httpx.Client, job_id: str) -> dict[str, Any]:
+    """What Flower says of a task; nothing before its first event is here."""
+    answer = flower.get(f"/api/task/info/{job_id}")
+    return dict(answer.json()) if answer.status_code == 200 else {}
+
+
 def test_tasks_stand_under_their_jobs_ids_as_they_ended_and_without_prompts(stack: Stack, flower: httpx.Client) -> None:
     well = submitted(stack, "a secret wish", max_tokens=3)
     badly = submitted(stack, "a secret wish " * 5000, model="smollm2")
@@ -38,7 +44,7 @@ def test_tasks_stand_under_their_jobs_ids_as_they_ended_and_without_prompts(stac
     for job_id, state in ((well, "SUCCESS"), (badly, "FAILURE")):
         task = eventually(
             lambda wanted=(job_id, state): (
-                found if (found := flower.get(f"/api/task/info/{wanted[0]}").json())["state"] == wanted[1] else None
+                found if (found := told(flower, wanted[0])).get("state") == wanted[1] else None
             ),
             what=f"{job_id} as {state}",
         )
