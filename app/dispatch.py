@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 NODE = "dispatch"
 #: A job that waits so long although its model's slots are all taken is a reason for a further holder, in seconds.
 SPREAD_AFTER = 1.0
+#: Messages that are sent again at once; there are never many, but for a broker that came back empty.
+MAX_RESENT = 1000
 
 
 class Dispatcher:
@@ -105,12 +107,14 @@ class Dispatcher:
     def resend(self, seconds: float) -> None:
         """Sends again what was released so long ago and never claimed, where the broker has fewer messages than rows.
 
-        A message is popped before it is recorded anywhere, so a worker's death can lose it.
+        A message is popped before it is recorded anywhere, so a worker's death can lose it. All rows count: under load,
+        the messages of later ones stand in the queue, and would else hide for ever that an earlier one's is gone.
         """
-        stale = self._store.stale(seconds)
-        waiting = Counter(queue_of(hint.kind, hint.model, hint.node) for hint in stale)
-        lost = {queue for queue, count in waiting.items() if self._bus.queue_length(queue) < count}
-        again = [hint for hint in stale if queue_of(hint.kind, hint.model, hint.node) in lost]
+        released = [(hint, age, queue_of(hint.kind, hint.model, hint.node)) for hint, age in self._store.unclaimed()]
+        rows = Counter(queue for _, _, queue in released)
+        late = {queue for _, age, queue in released if age > seconds}
+        lost = {queue for queue in late if self._bus.queue_length(queue) < rows[queue]}
+        again = [hint for hint, age, queue in released if age > seconds and queue in lost][:MAX_RESENT]
         if again:
             log.info("sent_again", jobs=len(again))
             self._store.touch_released(hint.id for hint in again)

@@ -16,8 +16,6 @@ from app.totals import Totals
 
 #: Beyond this many, a place in the queue is not counted.
 MAX_POSITION = 10_000
-#: Messages that are sent again at once; there are never many, but for a broker that came back empty.
-MAX_STALE = 1000
 #: How many of the latest answers of all models tell how long a model's next one will take.
 SAMPLE = 256
 
@@ -115,17 +113,16 @@ class Reads:
         with self._db.read() as session:
             return [Detail(*row) for row in session.execute(query)]
 
-    def stale(self, seconds: float) -> list[Hint]:
-        """Released jobs that nobody claimed in so many seconds; their messages may be lost."""
-        query = HINTS.where(
+    def unclaimed(self) -> list[tuple[Hint, float]]:
+        """All jobs whose messages should be in the broker, oldest first, with the seconds since each was released."""
+        query = HINTS.add_columns(self._clock.now() - Job.released_at).where(
             Job.model > "",  # always so; it leads the planner to the index of what is released
             Job.released_at.is_not(None),
-            Job.released_at < self._clock.now() - seconds,
             Job.finished_at.is_(None),
             QUEUED,
         )
         with self._db.read() as session:
-            return sorted(Hint(*row) for row in session.execute(query.limit(MAX_STALE)))
+            return sorted((Hint(*hint), seconds) for *hint, seconds in session.execute(query))
 
     def waiting_models(self) -> list[str]:
         """The models that have generations in the queue, the one with the most urgent first."""

@@ -143,6 +143,11 @@ class Store(Reads):
                 execution_options={"synchronize_session": False},  # the session is new: it holds no row to mend
             ).one_or_none()
 
+    def unclaim(self, job_id: str, life: str) -> list[Outcome]:
+        """Undoes a claim whose commit was not answered, where it stands. Returns the job where it ended."""
+        with self._db.write() as session:
+            return requeue(session, self._clock.now(), Job.id == job_id, Job.owner == life, lost=False)
+
     def hand_back(self, job_id: str, attempt: int, last_seq: int) -> list[Outcome]:
         """Puts a running job back into the queue without a loss (its model was moved). Returns it where it ended."""
         with self._db.write() as session:

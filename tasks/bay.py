@@ -5,7 +5,10 @@ import time
 from dataclasses import dataclass, field
 
 from app.durations import FOR_EVER
+from app.models import Job
 from app.registry import Holding
+from inference.protocol import Sampling
+from inference.resume import can_continue
 from tasks.pump import Pump
 
 
@@ -48,6 +51,11 @@ class Bay:
         """Keeps it so long without work; where that is for ever because somebody asked, it is pinned."""
         self.keep_alive = seconds
         self.pinned = pinned and seconds < 0
+
+    def can_continue(self, job: Job) -> bool:
+        """Whether its engine goes on with an answer that was begun."""
+        sampling = {name: value for name, value in job.request["sampling"].items() if name != "stop"}
+        return can_continue(self.pump.engine.info.engine, Sampling(**sampling))
 
     def rest(self) -> float | None:
         """Seconds until it goes for want of work; None where it stays."""

@@ -17,8 +17,6 @@ from app.jobs import Kind, State
 from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
-from inference.protocol import Sampling
-from inference.resume import can_continue
 from tasks import meters
 from tasks.bay import Bay
 from tasks.garage import Garage
@@ -104,8 +102,7 @@ class Runner:
         if self.gate.wait_empty(DRAIN):
             return
         for run in self._running():
-            bay = self._garage.find(run.job.model)
-            if bay is None or _can_continue(run.job, bay):
+            if (bay := self._garage.find(run.job.model)) is None or bay.can_continue(run.job):
                 run.stop(End(Way.HANDED_BACK))
         self.gate.wait_empty()
 
@@ -116,8 +113,8 @@ class Runner:
 
     def _attempt(self, job_id: str, *, alone: bool = False) -> bool:
         """False: there was nothing to claim."""
-        with self._listed(job_id):
-            job = self._kernel.store.claim(job_id, self._life, self._node, suspects=alone)
+        with self._listed(job_id) as first:
+            job = self._claim(job_id, first=first, suspects=alone)
             if job is None:
                 return False
             if job.attempt == 1:
@@ -136,14 +133,25 @@ class Runner:
                 raise JobFailedError(failure) from error
         return True
 
+    def _claim(self, job_id: str, *, first: bool, suspects: bool) -> Job | None:
+        try:
+            return self._kernel.store.claim(job_id, self._life, self._node, suspects=suspects)
+        except UnavailableError:
+            # The claim may stand all the same, where only the answer to its commit was lost; nobody looks for the jobs
+            # of a life that goes on. A second message for a job that runs here must not take it away, though.
+            if first:
+                ended = self._surely(lambda: self._kernel.store.unclaim(job_id, self._life))
+                self._kernel.dispatcher.close_streams(ended)
+            raise
+
     @contextmanager
-    def _listed(self, job_id: str) -> Iterator[None]:
-        """Lets `ask_end` find a job from before its claim. Of a second message for it, the first one's entry stands."""
+    def _listed(self, job_id: str) -> Iterator[bool]:
+        """Lets `ask_end` find a job from before its claim. False: the entry is that of an earlier message for it."""
         with self._lock:
             first = job_id not in self._runs
             self._runs.setdefault(job_id, None)
         try:
-            yield
+            yield first
         finally:
             with self._lock:
                 if first and self._runs.get(job_id) is None:
@@ -188,7 +196,7 @@ class Runner:
             return None
         ties = Ties(lambda: self._kernel.store.owns(job.id, job.attempt), lambda: self._began(job), clock.now)
         run = Run(job, earlier, bay.pump.lock, ties)
-        if len(earlier) < job.last_seq or (earlier and not _can_continue(job, bay)):
+        if len(earlier) < job.last_seq or (earlier and not bay.can_continue(job)):
             run.stop(End(Way.DONE, State.FAILED, failure=WORKER_LOST))
         refusal = abilities.refuse(bay.pump.engine.info.engine, job.request.get("sampling") or {})
         if refusal is not None:
@@ -291,8 +299,3 @@ class Runner:
     def _running(self) -> list[Run]:
         with self._lock:
             return [run for run in self._runs.values() if run is not None]
-
-
-def _can_continue(job: Job, bay: Bay) -> bool:
-    sampling = {name: value for name, value in job.request["sampling"].items() if name != "stop"}
-    return can_continue(bay.pump.engine.info.engine, Sampling(**sampling))

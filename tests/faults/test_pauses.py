@@ -21,13 +21,14 @@ def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tu
     That is the longest pause of those whose worker was not, and the longest wait for a first token of others that came
     to the same peer at that time: with as much to prefill, under the same contention.
     """
-    jobs = [ledger.submit(**model.long) for _ in range(SLOTS - 2)]  # one of them can hold these and those others
+    work = {**model.long, "max_tokens": 2 * model.long["max_tokens"]}  # until the last one runs, none may have ended
+    jobs = [ledger.submit(**work) for _ in range(SLOTS - 2)]  # one worker can hold these, and those others
     for job_id in jobs:
         ledger.emitted(job_id, 10)
-    hit = {job_id for job_id in jobs if yard.owner(job_id) == victim}
-    assert hit
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
+        theirs = "SELECT id FROM jobs WHERE status = 'running' AND worker LIKE :node"
+        hit = [row.id for row in yard.rows(theirs, node=f"{victim}@%")]
         yard.kill(victim)
         first = pool.submit(_first_tokens, ledger, model, over)
         try:
@@ -38,13 +39,15 @@ def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tu
     for job_id in jobs:
         for follower in ledger.of(job_id):
             follower.ended()
-    assert {yard.job(job_id)["losses"] for job_id in hit} == {1}
-    return _pause(ledger, hit), _pause(ledger, set(jobs) - hit) + max(first.result())
+    lost = {job_id for job_id in jobs if yard.job(job_id)["losses"] == 1}
+    assert lost
+    return _pause(ledger, lost), _pause(ledger, set(jobs) - lost) + max(first.result())
 
 
 def _goes_on(yard: Yard, ledger: Ledger, job_id: str) -> None:
-    """Waits until another attempt emits."""
-    eventually(lambda: yard.job(job_id)["attempt"] > 1, seconds=60, what=f"another attempt of {job_id}")
+    """Waits until another attempt emits, or the job has ended before its worker."""
+    again = "SELECT id FROM jobs WHERE id = :id AND (attempt > 1 OR status = 'succeeded')"
+    eventually(lambda: yard.rows(again, id=job_id), seconds=60, what=f"another attempt of {job_id}")
     ledger.emitted(job_id, ledger.of(job_id)[0].last + 1)
 
 

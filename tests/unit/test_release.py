@@ -126,7 +126,7 @@ def test_no_query_of_the_queue_reads_all_of_it(store: Store, database: Database)
     statements.clear()
     for ask in (
         lambda: store.release("m", 1),
-        lambda: store.stale(0),
+        store.unclaimed,
         store.expire,
         store.waiting_models,
         lambda: store.overflowing(0),

@@ -111,6 +111,23 @@ def test_a_sweep_ends_what_expired_and_what_its_owner_forgot(kernel: Kernel, des
     assert kernel.registry.is_filled(SWEEPER)
 
 
+def test_a_lost_message_is_sent_again_though_later_ones_stand_in_the_queue(
+    kernel: Kernel, desk: Desk, worker: Worker
+) -> None:
+    lost = desk.submit()
+    kernel.store.release("scripted", 8)  # and whoever should send it dies
+    with kernel.database.write() as session:
+        session.merge(desk.job(lost)).released_at = time.time() - 60
+    desk.submit()
+    kernel.dispatcher.release("scripted")
+    before = kernel.bus.queue_length("model.scripted")
+    kernel.dispatcher.resend(30)
+
+    assert (before, kernel.bus.queue_length("model.scripted")) == (1, 2)
+    kernel.dispatcher.resend(30)
+    assert kernel.bus.queue_length("model.scripted") == 2
+
+
 def test_a_lease_that_cannot_be_renewed_ends_the_process(
     kernel: Kernel, exit: Exit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -381,6 +381,41 @@ def test_a_database_that_is_away_at_the_end_gets_the_result_later(
     assert len(tries) == 4
 
 
+def test_a_claim_that_was_committed_unheard_is_undone(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection broke between the commit and its answer."""
+    claim = kernel.store.claim
+
+    def unheard(*args: object, **options: object) -> None:
+        claim(*args, **options)  # type: ignore[arg-type]
+        raise UnavailableError("database_unavailable", "gone")
+
+    job_id = desk.submit()
+    monkeypatch.setattr(kernel.store, "claim", unheard)
+    worker.take(job_id).join(10)
+    job = desk.job(job_id)
+    assert (job.status, job.attempt, job.losses) == (State.QUEUED, 1, 0)
+    monkeypatch.undo()
+    worker.take(job_id)
+    assert desk.ended(job_id).job.status == State.SUCCEEDED
+
+
+def test_a_second_message_whose_claim_fails_takes_nothing_away(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise UnavailableError("database_unavailable", "gone")
+
+    job_id = desk.submit(20, 20)
+    worker.take(job_id)
+    worker.run(job_id)
+    monkeypatch.setattr(kernel.store, "claim", away)
+    worker.take(job_id).join(10)
+    detail = desk.ended(job_id)
+    assert (detail.job.status, detail.job.attempt) == (State.SUCCEEDED, 1)
+
+
 def test_a_row_that_no_engine_can_be_asked_fails_and_harms_nobody(desk: Desk, worker: Worker) -> None:
     broken = desk.submit(request={"messages": [{"rôle": 1}], "sampling": {}})
     worker.take(broken).join(5)
