@@ -67,35 +67,28 @@ def _pairs(ours: Side, other: Side, plan: dict[int, int], pairs: int) -> None:
                 side.go(concurrency, prompts, pair * 100 + concurrency)
 
 
-def _rate(name: str, what: str, ours: Side, other: Side, concurrency: int, bar: float, note: str = "") -> Row:
-    mine, its = ours.rates(concurrency), other.rates(concurrency)
-    said = f"Output tokens/s: ours {statistics.median(mine):.0f}, theirs {statistics.median(its):.0f}. {note}"
-    sides = {"ours": mine, "theirs": its}
-    return Row(
-        f"{name}-{concurrency}",
-        f"{what}, {concurrency} at a time",
-        "ratio",
-        ratio(mine, its),
-        bar,
-        sides=sides,
-        note=said,
-    )
+def _beside(
+    name: str, title: str, ours: list[float], theirs: list[float], bar: float, note: str, *, at_least: bool = True
+) -> Row:
+    """A row of what each side has, pair by pair."""
+    sides = {"ours": ours, "theirs": theirs}
+    return Row(name, title, "ratio", ratio(ours, theirs), bar, at_least=at_least, sides=sides, note=note)
 
 
-def _first(name: str, what: str, ours: Side, other: Side, concurrency: int, bar: float) -> Row:
-    mine, its = ours.firsts(concurrency), other.firsts(concurrency)
-    note = f"Milliseconds: ours {statistics.median(mine):.0f}, theirs {statistics.median(its):.0f}."
-    sides = {"ours": mine, "theirs": its}
-    return Row(
-        f"{name}-first-{concurrency}",
-        f"time to first token, {what}, {concurrency} at a time",
-        "ratio",
-        ratio(mine, its),
-        bar,
-        at_least=False,
-        sides=sides,
-        note=note,
-    )
+def _medians(unit: str, ours: list[float], theirs: list[float]) -> str:
+    return f"{unit}: ours {statistics.median(ours):.0f}, theirs {statistics.median(theirs):.0f}."
+
+
+def _rate(name: str, what: str, mine: list[float], its: list[float], bar: float) -> Row:
+    return _beside(name, what, mine, its, bar, _medians("Output tokens/s", mine, its))
+
+
+def _rates(name: str, what: str, ours: Side, other: Side, bars: dict[int, float]) -> list[Row]:
+    """A row for each number of requests at a time, with its bar."""
+    return [
+        _rate(f"{name}-{at}", f"{what}, {at} at a time", ours.rates(at), other.rates(at), bar)
+        for at, bar in bars.items()
+    ]
 
 
 def llamacpp(quick: bool) -> list[Row]:
@@ -106,7 +99,7 @@ def llamacpp(quick: bool) -> list[Row]:
         ours, other = Side(client, stack.url, "smollm2", folder), Side(client, server.url, "model", folder)
         _pairs(ours, other, {1: 6, 16: 48} if quick else {1: 12, 16: 96}, 2 if quick else 5)
     what = "llama.cpp engine, against its own server"
-    return [_rate("llamacpp", what, ours, other, concurrency, 0.97) for concurrency in (1, 16)]
+    return _rates("llamacpp", what, ours, other, {1: 0.97, 16: 0.97})
 
 
 def transformers(quick: bool) -> list[Row]:
@@ -121,7 +114,7 @@ def transformers(quick: bool) -> list[Row]:
         ours, other = Side(client, stack.url, "smollm2-bf16", folder), Side(client, server.url, folder, folder)
         _pairs(ours, other, {8: 8, 32: 32} if quick else {8: 24, 32: 64}, 1 if quick else 3)
     what = "transformers engine, against `transformers serve --continuous-batching`"
-    return [_rate("transformers", what, ours, other, concurrency, 1.0) for concurrency in (8, 32)]
+    return _rates("transformers", what, ours, other, {8: 1.0, 32: 1.0})
 
 
 def vllm(quick: bool) -> list[Row]:
@@ -190,31 +183,21 @@ def _vllm_rows(
 ) -> list[Row]:
     bars = {1: 1.0, 8: 1.0, 32: 1.1}
     what = "vLLM engine, against vLLM's server"
-    rows = [_rate("vllm", what, ours, other, concurrency, bars[concurrency]) for concurrency in plan]
-    limits = {1: 1.05, 32: 1.0}
-    rows += [_first("vllm", what, ours, other, at, bar) for at, bar in limits.items() if at in plan]
-    start = f"Seconds: ours {mine:.1f}, theirs {its:.1f}."
-    seconds = {"ours": [mine], "theirs": [its]}
-    rows.append(
-        Row(
-            "vllm-start",
-            "cold start of a vLLM model, request to first token, against vLLM's server's start",
-            "ratio",
-            round(mine / its, 2),
-            1.0,
-            at_least=False,
-            sides=seconds,
-            note=start,
-        )
-    )
+    rows = _rates("vllm", what, ours, other, {at: bars[at] for at in plan})
+    for at, bar in {1: 1.05, 32: 1.0}.items():
+        if at in plan:
+            title, firsts = f"time to first token, {what}, {at} at a time", (ours.firsts(at), other.firsts(at))
+            note = _medians("Milliseconds", *firsts)
+            rows.append(_beside(f"vllm-first-{at}", title, *firsts, bar, note, at_least=False))
+    title = "cold start of a vLLM model, request to first token, against vLLM's server's start"
+    note = f"Seconds: ours {mine:.1f}, theirs {its:.1f}."
+    rows.append(_beside("vllm-start", title, [mine], [its], 1.0, note, at_least=False))
+    title = "processor time a token at 32 streams, against vLLM's frontend"
     note = (
         f"Microseconds: {costs[0]:.0f} for web, broker, worker and the part of the engine's process that is no core; "
         f"{costs[1]:.0f} for theirs. Answers of 64 tokens, so what a request costs is in it."
     )
-    sides = {"ours": [costs[0]], "theirs": [costs[1]]}
-    value = round(costs[0] / costs[1], 2)
-    what = "processor time a token at 32 streams, against vLLM's frontend"
-    return [*rows, Row("vllm-cost", what, "ratio", value, 1.0, at_least=False, sides=sides, note=note)]
+    return [*rows, _beside("vllm-cost", title, [costs[0]], [costs[1]], 1.0, note, at_least=False)]
 
 
 def _against(
@@ -229,9 +212,4 @@ def _against(
         for pair in range(pairs):
             rates.append(round(engine.ask(run, float), 1))
             ours.go(concurrency, prompts, 1000 + pair)
-    mine = ours.rates(concurrency)
-    note = f"Output tokens/s: ours {statistics.median(mine):.0f}, theirs {statistics.median(rates):.0f}."
-    title = f"vLLM engine, {what}, {concurrency} at a time"
-    return Row(
-        f"vllm-{kind}", title, "ratio", ratio(mine, rates), bar, sides={"ours": mine, "theirs": rates}, note=note
-    )
+    return _rate(f"vllm-{kind}", f"vLLM engine, {what}, {concurrency} at a time", ours.rates(concurrency), rates, bar)
