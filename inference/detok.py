@@ -18,6 +18,14 @@ from inference.tools import MARKS
 LONGEST = 4
 
 
+def end_ids(*said: object) -> set[int]:
+    """Ids by which a model says that it has finished: configurations and tokenizers have one, a list, or none."""
+    ends: set[int] = set()
+    for one in said:
+        ends.update(one if isinstance(one, list) else [one] if isinstance(one, int) else [])
+    return ends
+
+
 class Vocabulary:
     """A tokenizer, read backwards. `silent` ids have no text: the special tokens, and any that the caller adds."""
 

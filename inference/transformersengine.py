@@ -20,7 +20,7 @@ import structlog
 import torch
 
 from inference import memory, transformersmemory
-from inference.detok import Vocabulary
+from inference.detok import Vocabulary, end_ids
 from inference.errors import EngineDiedError, LoadError
 from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
@@ -221,9 +221,7 @@ class TransformersEngine:
 def _network(loaded: Loaded, tokenizer: Any) -> Network:
     model = loaded.model
     config = model.config.get_text_config(decoder=True)
-    ends: set[int] = set()
-    for said in (model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
-        ends.update(said if isinstance(said, list) else [] if said is None else [said])
+    ends = end_ids(model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
     keep = {"logits_to_keep": 1} if keeps else {}
     return Network(model, loaded.device, keep, frozenset(ends), Vocabulary(tokenizer, ends))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from inference import checkpoint, schema
-from inference.detok import Detokenizer, Vocabulary
+from inference.detok import Detokenizer, Vocabulary, end_ids
 from inference.prompts import Prompt
 from inference.protocol import Chunk, Failure, Logprob, Request
 from inference.source import Source
@@ -22,11 +22,9 @@ class Words(NamedTuple):
     @classmethod
     def of(cls, source: Source, tokenizer: Any, size: int, adapters: dict[str, Path]) -> Self:
         """Ends are what the tokenizer, the configuration of its generation, or else its own, says."""
-        ends: set[int] = set()
         generation = checkpoint.read_json(source.folder / "generation_config.json")
         configured = generation.get("eos_token_id", checkpoint.language(source.config).get("eos_token_id"))
-        for said in (configured, tokenizer.eos_token_id):
-            ends.update(said if isinstance(said, list) else [] if said is None else [said])
+        ends = end_ids(configured, tokenizer.eos_token_id)
         return cls(Vocabulary(tokenizer, ends), tuple(sorted(ends)), size, adapters)
 
 
