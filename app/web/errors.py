@@ -188,7 +188,10 @@ def raise_failure(ended: Ended, timeout: float) -> None:
 
 def explain(error: ValidationError) -> InvalidRequestError:
     """The first fault of a request, as a sentence that names its field."""
-    fault = error.errors(include_url=False, include_context=False)[0]
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        _let_go(fault.get("ctx", {}).get("error"))
+    fault = faults[0]
     # Members of a union add words of pydantic's own to the path, such as "list[…]" or "str".
     loc = [str(part) for part in fault["loc"] if not ("[" in str(part) or str(part) in ("str", "float", "int"))]
     param = ".".join(loc) or None
@@ -202,6 +205,16 @@ def explain(error: ValidationError) -> InvalidRequestError:
     if fault["type"] == "extra_forbidden":
         return InvalidRequestError(f"{param}: no such field", param=param)
     return InvalidRequestError(f"{param}: {own}" if param else own, param=param)
+
+
+def _let_go(inner: BaseException | None) -> None:
+    """Of what a validator of ours raised only its words are kept.
+
+    Its traceback holds the frames that it passed, and so the request with its body, and those hold pydantic's error,
+    which holds it where Python's collector of garbage cannot look: none of them would ever go.
+    """
+    if inner is not None:
+        inner.__traceback__ = inner.__context__ = inner.__cause__ = None
 
 
 @contextmanager
