@@ -102,6 +102,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str]) ->
     yield from running_stack(folder, starters)
 
 
+@pytest.fixture(scope="session")
+def mended_stack(tmp_path_factory: pytest.TempPathFactory, starters: dict[str, str]) -> Iterator[Stack]:
+    """One more for all tests that end its processes and start them again."""
+    yield from running_stack(tmp_path_factory.mktemp("mended"), starters)
+
+
 @pytest.fixture
 def own_stack(tmp_path: Path, starters: dict[str, str]) -> Iterator[Stack]:
     """A stack that the test may break."""

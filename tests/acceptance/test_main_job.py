@@ -229,8 +229,8 @@ def test_health_names_the_worker_and_answers_between_the_tokens(stack: Stack) ->
 
 
 @pytest.mark.slow
-def test_a_worker_s_death_is_a_pause_and_nothing_else(own_stack: Stack) -> None:
-    stack = own_stack
+def test_a_worker_s_death_is_a_pause_and_nothing_else(mended_stack: Stack) -> None:
+    stack = mended_stack
     before_the_first = stack.http.post("/jobs", json=chat()).json()["id"]
     stack.kill("worker")
     stack.start("worker")
@@ -264,8 +264,8 @@ def _emitted(stack: Stack, job_id: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_deploy_hands_jobs_over_without_a_loss(own_stack: Stack) -> None:
-    stack = own_stack
+def test_a_deploy_hands_jobs_over_without_a_loss(mended_stack: Stack) -> None:
+    stack = mended_stack
     job_id = stack.http.post("/jobs", json=scripted(max_tokens=60, scripted_tokens_per_second=20)).json()["id"]
     assert _emitted(stack, job_id) > 5
 
@@ -280,10 +280,10 @@ def test_a_deploy_hands_jobs_over_without_a_loss(own_stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_an_accepted_job_survives_the_loss_of_the_broker_s_memory_and_of_the_web(own_stack: Stack) -> None:
+def test_an_accepted_job_survives_the_loss_of_the_broker_s_memory_and_of_the_web(mended_stack: Stack) -> None:
     import redis
 
-    stack = own_stack
+    stack = mended_stack
     job_id = stack.http.post("/jobs", json=scripted(max_tokens=100, scripted_tokens_per_second=20)).json()["id"]
     assert _emitted(stack, job_id) > 5
 

@@ -13,8 +13,8 @@ QUESTION = "What is the capital of France? Answer briefly."
 
 
 @pytest.fixture
-def breakable(own_stack: Stack) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{own_stack.url}/v1", api_key="none", max_retries=0) as client:
+def breakable(mended_stack: Stack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{mended_stack.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
@@ -50,7 +50,7 @@ def test_a_streamed_response_counts_its_events(client: openai.OpenAI) -> None:
     assert final.output_text == ANSWER
 
 
-def test_a_background_response_outlives_its_server(breakable: openai.OpenAI, own_stack: Stack) -> None:
+def test_a_background_response_outlives_its_server(breakable: openai.OpenAI, mended_stack: Stack) -> None:
     pace = {"scripted_tokens_per_second": 20}
     made = breakable.responses.create(
         model="scripted", input="x", background=True, max_output_tokens=80, extra_body=pace
@@ -62,9 +62,9 @@ def test_a_background_response_outlives_its_server(breakable: openai.OpenAI, own
         if event.sequence_number == 20:
             break
 
-    own_stack.kill("web")
-    own_stack.start("web")
-    own_stack.ready()
+    mended_stack.kill("web")
+    mended_stack.start("web")
+    mended_stack.ready()
     rest = list(breakable.responses.retrieve(made.id, stream=True, starting_after=20))
 
     numbers = [event.sequence_number for event in seen + rest]
