@@ -38,14 +38,15 @@ def starters() -> dict[str, str]:
 class Side:
     """One server under load."""
 
-    def __init__(self, client: Client, url: str, model: str, tokenizer: str) -> None:
+    def __init__(self, client: Client, url: str, model: str, tokenizer: str, *, strict: bool = False) -> None:
         self._client = client
+        self._strict = strict
         self._load = (url, model, tokenizer)
         self.told: dict[int, list[Told]] = {}
 
     def go(self, concurrency: int, prompts: int, seed: int) -> Told:
         """One run; the seed decides the prompts, so that those of a pair are the same, and no two pairs' are."""
-        told = self._client.run(Load(*self._load, concurrency, prompts, seed=seed))
+        told = self._client.run(Load(*self._load, concurrency, prompts, seed=seed, strict=self._strict))
         self.told.setdefault(concurrency, []).append(told)
         return told
 
@@ -111,7 +112,8 @@ def transformers(quick: bool) -> list[Row]:
         theirs.server(theirs.transformers(folder)) as server,
         Client() as client,
     ):
-        ours, other = Side(client, stack.url, "smollm2-bf16", folder), Side(client, server.url, folder, folder)
+        ours = Side(client, stack.url, "smollm2-bf16", folder, strict=True)
+        other = Side(client, server.url, folder, folder, strict=True)
         _pairs(ours, other, {8: 8, 32: 32} if quick else {8: 24, 32: 64}, 1 if quick else 3)
     what = "transformers engine, against `transformers serve --continuous-batching`"
     return _rates("transformers", what, ours, other, {8: 1.0, 32: 1.0})

@@ -13,6 +13,9 @@ import msgspec
 
 from bench.asked import Asked, answer
 
+#: What the client says of an answer without text.
+EMPTY = "Never received a valid chunk"
+
 
 class Load(msgspec.Struct):
     """What to ask of whom: `prompts` requests, `concurrency` at a time, of so many tokens in and out."""
@@ -25,6 +28,7 @@ class Load(msgspec.Struct):
     tokens_in: int = 64
     tokens_out: int = 64
     seed: int = 0
+    strict: bool = False  #: of a server that refuses what OpenAI's API has not: an answer may end by itself then
 
 
 class Told(msgspec.Struct):
@@ -35,6 +39,7 @@ class Told(msgspec.Struct):
     rate: float
     first: float
     between: float
+    empty: int = 0  #: answers without any text, which count for nothing: random prompts have such
     error: str = ""  #: what the first of those said that were not answered
 
 
@@ -47,7 +52,7 @@ class Client(Asked):
     def run(self, load: Load) -> Told:
         """Raises RuntimeError where not every request was answered."""
         told = self.ask(load, Told)
-        if told.completed != load.prompts:
+        if told.completed + told.empty != load.prompts or not told.completed:
             why = f"{told.completed} of {load.prompts} requests to {load.url} were answered: {told.error}"
             raise RuntimeError(why)
         return told
@@ -59,8 +64,14 @@ def _arguments(load: Load) -> list[str]:
         *("--model", load.model, "--tokenizer", load.tokenizer, "--dataset-name", "random", "--seed", str(load.seed)),
         *("--random-input-len", str(load.tokens_in), "--random-output-len", str(load.tokens_out)),
         *("--num-prompts", str(load.prompts), "--max-concurrency", str(load.concurrency)),
-        *("--ignore-eos", "--temperature", "0", "--disable-tqdm", "--save-detailed"),
+        *_length(load),
+        *("--temperature", "0", "--disable-tqdm", "--save-detailed"),
     ]
+
+
+def _length(load: Load) -> tuple[str, ...]:
+    """transformers refuses `ignore_eos`, and reads the older name of the limit alone."""
+    return ("--extra-body", f'{{"max_tokens": {load.tokens_out}}}') if load.strict else ("--ignore-eos",)
 
 
 async def _as_they_are(_url: str, _model: str, requests: Any, *_: Any) -> Any:
@@ -75,8 +86,11 @@ def _run(load: Load) -> Told:
     serve.add_cli_args(parser)
     said: dict[str, Any] = asyncio.run(serve.main_async(parser.parse_args(_arguments(load))))
     rate, first, between = (float(said[name]) for name in ("output_throughput", "median_ttft_ms", "median_tpot_ms"))
-    error = next((error for error in said["errors"] if error), "")[-300:]
-    return Told(said["completed"], said["total_output_tokens"], rate, first, between, error)
+    errors = [error for error in said["errors"] if error]
+    others = [error for error in errors if EMPTY not in error]
+    empty = len(errors) - len(others)
+    error = others[0][-300:] if others else ""
+    return Told(said["completed"], said["total_output_tokens"], rate, first, between, empty, error)
 
 
 if __name__ == "__main__":
