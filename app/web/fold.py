@@ -18,6 +18,8 @@ _MISTRAL = "[TOOL_CALLS]"
 #: What a call without marks begins with, in answers of Llama 3 and of Mistral behind silent special tokens.
 _TAG = "<|python_tag|>"
 _BARE = ("{", "[", _TAG)
+#: What stands between two calls.
+_BETWEEN = frozenset(" \n;,")
 _decoder = json.JSONDecoder()
 
 
@@ -171,14 +173,15 @@ class Fold:
     def _calls(self, text: str) -> tuple[Call, ...] | None:
         """Each call in a text that is nothing but calls; None where anything else is in it."""
         found: list[dict[str, Any]] = []
-        text = text.strip()
-        while text:
+        text, at = text.strip(), 0
+        while at < len(text):  # by its place: to cut off what was read would take the square of its length
             try:
-                value, at = _decoder.raw_decode(text)
+                value, at = _decoder.raw_decode(text, at)
             except (ValueError, RecursionError):
                 return None
             found += value if isinstance(value, list) else [value]
-            text = text[at:].lstrip(" \n;,")
+            while text[at : at + 1] in _BETWEEN:
+                at += 1
         said = [_said(value) for value in found]
         if not all(call is not None and call[0] in self._tools for call in said):
             return None

@@ -16,11 +16,15 @@ from app.web.schemas import ModelName, Strict
 tokens = blueprint("tokens", "models", "What this machine can run.")
 
 
+#: Characters that are cut at a time: more than any context here holds; the worst of them take a thread half a second.
+MAX_TEXT = 250_000
+
+
 class TokenizeBody(Strict):
     """A text to cut into tokens."""
 
     model: ModelName
-    prompt: str
+    prompt: Annotated[str, Field(max_length=MAX_TEXT)]
     add_special_tokens: bool = True
 
 

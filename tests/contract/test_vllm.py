@@ -313,3 +313,25 @@ def test_its_own_metrics_are_told_to_the_owner(starter: Listener) -> None:
     names = {line.split()[2] for line in starter.of("")[-1].text.splitlines() if line.startswith("# TYPE")}
     assert {"vllm:kv_cache_usage_perc", "vllm:num_requests_running", "vllm:inter_token_latency_seconds"} <= names
     assert all(name.startswith("vllm:") for name in names)
+
+
+def test_a_prompt_s_cache_serves_its_own_tenant_alone(starter: Listener) -> None:
+    """By vLLM's own count of the prompt's tokens that its cache had: how fast an answer begins tells nothing else."""
+    asked = (Message("user", "Which of these words is a colour? " + "stone river lamp " * 60),)
+
+    def ask(request_id: str, salt: str) -> None:
+        starter.ask(make_request(request_id, messages=asked, max_tokens=2, salt=salt))
+
+    def hits() -> float:
+        """As vLLM tells next, of all that was asked so far."""
+        seen = len(starter.of(""))
+        starter.wait(lambda: len(starter.of("")) > seen)
+        lines = (line.rpartition(" ") for line in starter.of("")[-1].text.splitlines())
+        return sum(float(value) for name, _, value in lines if name.startswith("vllm:prefix_cache_hits_total"))
+
+    before = hits()
+    for tenant in ("alice", "bob", "carol"):
+        ask(tenant, tenant)
+    assert hits() == before
+    ask("alice again", "alice")
+    assert hits() > before + 100

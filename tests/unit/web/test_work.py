@@ -1,0 +1,70 @@
+"""How much work one request can make: its size bounds it, and no input costs the square of its length."""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from flask.testing import FlaskClient
+
+from app.models import Job
+from app.web import markdown
+from app.web.fold import Fold
+from app.web.tokens import MAX_TEXT
+
+from .conftest import Worker, submitted
+
+TOOLS = json.dumps([{"type": "function", "function": {"name": "f"}}])
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """The best of three, by the processor's own clock."""
+
+    def once() -> float:
+        began = time.process_time()
+        act()
+        return time.process_time() - began
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("calls", ['{"name": "f"}', "[]", '{"name": "f"};  '])
+def test_many_calls_are_read_in_time_as_their_length(calls: str) -> None:
+    def read(count: int) -> None:
+        Fold(Job(id="0" * 32, request={"tools": TOOLS})).whole("{}" + calls * count)
+
+    assert seconds(lambda: read(80_000)) < 10 * seconds(lambda: read(20_000))  # four times; the square was sixteen
+
+
+def test_calls_stand_behind_one_another() -> None:
+    said = '{"name": "f"} ;\n,{"name": "f", "arguments": {"a": 1}}[{"name": "f"}]  '
+    calls = Fold(Job(id="0" * 32, request={"tools": TOOLS})).whole(said).calls
+    assert [call.arguments for call in calls] == ["{}", '{"a": 1}', "{}"]
+    broken = Fold(Job(id="0" * 32, request={"tools": TOOLS})).whole(said + "x")
+    assert broken.calls == ()
+
+
+def test_a_text_to_tokenise_is_bounded(client: FlaskClient) -> None:
+    told = [client.post("/tokenize", json={"model": "scripted", "prompt": "a" * size}) for size in (MAX_TEXT + 1, 5)]
+    assert [answer.status_code for answer in told] == [400, 400]
+    first, second = (answer.get_json()["error"]["message"] for answer in told)
+    assert "250000" in first
+    assert "250000" not in second  # the scripted model has no tokenizer
+
+
+@pytest.mark.parametrize("piece", ["![", "*a_ ", "[a\n", "_a", "|a", "**x", "\\", "<a ", "`", "- "])
+def test_no_markdown_costs_the_square_of_its_length(piece: str) -> None:
+    small, large = (piece * (size // len(piece)) for size in (markdown.MAX_TEXT // 4, markdown.MAX_TEXT))
+    assert seconds(lambda: markdown.render(large)) < 12 * seconds(lambda: markdown.render(small)) + 0.05
+
+
+def test_an_answer_too_long_for_html_says_where_its_text_is(client: FlaskClient, worker: Worker) -> None:
+    job = submitted(worker.kernel)
+    worker.answer(job.id)
+    path = f"/jobs/{job.id}?format=html"
+    assert client.get(path).get_json()["html"].startswith("<p>t1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(markdown, "MAX_TEXT", 5)
+        refused = client.get(path)
+    assert (refused.status_code, refused.get_json()["error"]["param"]) == (400, "format")
+    assert "`text`" in refused.get_json()["error"]["message"]
