@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -114,11 +114,15 @@ def own_stack(tmp_path: Path, starters: dict[str, str]) -> Iterator[Stack]:
     yield from running_stack(tmp_path, starters)
 
 
-def running_stack(folder: Path, starters: dict[str, str]) -> Iterator[Stack]:
-    """Broker, database with the starter models, and every process but Flower."""
+def running_stack(
+    folder: Path, settings: dict[str, str], verbs: Sequence[str] = ("migrate", "starter")
+) -> Iterator[Stack]:
+    """Broker, database with the starter models, and every process but Flower; its client has the API_KEY, if any."""
     with broker(folder) as url:
-        whole = Stack(folder, url, **starters)
-        for verb in ("migrate", "starter"):
+        whole = Stack(folder, url, **settings)
+        if key := settings.get("API_KEY"):
+            whole.http.headers["Authorization"] = f"Bearer {key}"
+        for verb in verbs:
             whole.run(verb)
         try:
             whole.start("web", "worker", "puller", "keeper", "beat")

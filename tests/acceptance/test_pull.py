@@ -12,8 +12,9 @@ import pytest
 import websocket
 
 from tests.command import tokenyard
+from tests.conftest import running_stack
 from tests.hub import FakeHub, safetensors
-from tests.stack import Stack, broker, eventually
+from tests.stack import Stack, eventually
 
 CONFIG = b'{"model_type": "gpt2"}'
 SHARDS = {f"model-0000{n}-of-00003.safetensors": safetensors(1_000_000 + n) for n in (1, 2, 3)}
@@ -36,15 +37,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, hub: FakeHub) -> Iterator[St
     """A stack that starts with no model at all."""
     folder = tmp_path_factory.mktemp("pulls")
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "MAX_CONCURRENT_PULLS": "1", "NO_PROXY": "*"}
-    with broker(folder) as url:
-        stack = Stack(folder, url, HF_TOKEN="", HF_HUB_CACHE="", **settings)
-        stack.run("migrate")
-        try:
-            stack.start("web", "worker", "puller", "keeper", "beat")
-            stack.ready()
-            yield stack
-        finally:
-            stack.close()
+    yield from running_stack(folder, settings | {"HF_TOKEN": "", "HF_HUB_CACHE": ""}, verbs=["migrate"])
 
 
 class Viewer:

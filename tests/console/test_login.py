@@ -6,10 +6,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.command import tokenyard
+from tests.conftest import running_stack
 from tests.console.conftest import opened
 from tests.console.test_console import lay
 from tests.hub import FakeHub, safetensors
-from tests.stack import Stack, broker
+from tests.stack import Stack
 
 KEY = "a-key-of-a-test"
 #: Long enough to be cancelled under way, however quick the machine is.
@@ -21,17 +22,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with API_KEY, and a hub on a slow line."""
     folder = tmp_path_factory.mktemp("guarded")
     repos = {"owner/slow": {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": safetensors(SIZE)}}
-    with broker(folder) as url, FakeHub(repos, throttle=1_500_000) as hub:
+    with FakeHub(repos, throttle=1_500_000) as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "", "NO_PROXY": "*"}
-        stack = Stack(folder, url, API_KEY=KEY, **settings)
-        stack.http.headers["Authorization"] = f"Bearer {KEY}"
-        stack.run("migrate")
-        try:
-            stack.start("web", "worker", "puller", "keeper", "beat")
-            stack.ready()
-            yield stack
-        finally:
-            stack.close()
+        yield from running_stack(folder, settings | {"API_KEY": KEY}, verbs=["migrate"])
 
 
 @pytest.fixture
