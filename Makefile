@@ -64,7 +64,9 @@ lock: install-dev ## Pin and hash all that requirements-base.in needs, for every
 
 audit: install-dev ## Ask PyPI's advisories about every pinned package
 	@$(BIN)/python -m pip install --quiet pip-audit==2.10.1
-	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements-base.txt
+	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements-base.txt || { \
+	  echo "No clean bill. Either advisories stand above, each with the version that mends it; or PyPI could not be asked: then"; \
+	  echo "nothing was checked, and this is to be run where https://pypi.org can be reached."; exit 1; }
 
 install:
 	@$(PYTHON) bootstrap.py
