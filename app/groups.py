@@ -101,7 +101,8 @@ class Groups:
             tenants = [scope] if scope is not None else session.scalars(_TENANTS).all()
             newest = [row for tenant in tenants for row in session.execute(_NEWEST, {"tenant": tenant, "limit": limit})]
             newest.sort(reverse=True)
-            return [_told(session, tenant, name) for _, tenant, name in newest[:limit]]
+            told = [_told(session, tenant, name) for _, tenant, name in newest[:limit]]
+        return [group for group in told if group is not None]
 
     def models(self, group_id: str) -> list[str]:
         """The models that its queued jobs want."""
@@ -136,9 +137,11 @@ class Groups:
             return list(session.scalars(asked.returning(Job.id), execution_options=_BLIND))
 
 
-def _told(session: Session, tenant: str, name: str) -> Group:
+def _told(session: Session, tenant: str, name: str) -> Group | None:
+    """None: on PostgreSQL its last job may have been forgotten since it was found."""
     first = sa.select(Job.created_at).where(*_group(name, tenant)).order_by(Job.id).limit(1)
-    return Group(tenant, name, session.scalars(first).one(), _counts(session, name, tenant))
+    at = session.scalars(first).one_or_none()
+    return None if at is None else Group(tenant, name, at, _counts(session, name, tenant))
 
 
 def _counts(session: Session, group_id: str, tenant: str) -> Counts:
