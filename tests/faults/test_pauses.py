@@ -69,7 +69,9 @@ def _pause(ledger: Ledger, jobs: set[str]) -> float:
 
 
 def test_with_a_warm_peer_on_the_host(yard: Yard, model: Paced, ledger: Ledger) -> None:
-    pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
+    """The dead one stays dead: its next life would bury it too, and hide a keeper that does not look."""
+    with yard.holding("cpu.0"):
+        pause, noise = kill_one_of_two(yard, ledger, model, "cpu.0")
     ledger.hold()
     judge(pause, HERE, noise)
 
