@@ -79,7 +79,15 @@ async def _as_they_are(_url: str, _model: str, requests: Any, *_: Any) -> Any:
     return requests
 
 
+def _unforced(payload: dict[str, Any], given: Any) -> None:
+    """Of random prompts it would always ask for whole lengths."""
+    payload.update(given.extra_body or {})
+
+
 def _run(load: Load) -> Told:
+    if load.strict:
+        requests: Any = import_module("vllm.benchmarks.lib.endpoint_request_func")
+        requests._update_payload_common = _unforced
     serve: Any = import_module("vllm.benchmarks.serve")
     serve._align_prompts_to_server_tokenizer = _as_they_are
     parser: Any = argparse.ArgumentParser()
