@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.stack import Stack
 
@@ -26,6 +26,7 @@ def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no Chromium on the PATH; on Debian and Ubuntu: apt install chromium")
+    expect.set_options(timeout=20_000)  # milliseconds: a busy machine takes its time
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=path, args=QUIET)
         yield made

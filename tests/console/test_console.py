@@ -64,9 +64,9 @@ def test_stop_ends_the_job(page: Page, stack: Stack) -> None:
     page.goto("/")
     ask(page, "Count from one to a thousand in words.", max_tokens=4000)
     page.get_by_role("button", name="Stop").click(timeout=20_000)
-    expect(page.locator("article.assistant .note")).to_contain_text("cancelled", timeout=20_000)
+    expect(page.locator("article.assistant .note")).to_contain_text("cancelled")
     page.get_by_role("link", name="Job", exact=True).click()
-    expect(page.locator(".badge")).to_have_text("cancelled", timeout=10_000)
+    expect(page.locator(".badge")).to_have_text("cancelled")
 
 
 EVIL = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'>[a](javascript:window.owned=1) **b**"

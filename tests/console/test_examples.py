@@ -94,7 +94,7 @@ def test_the_page_goes_on_after_a_reload(browser: Browser, stack: Stack, address
     page.get_by_role("button", name="Ask").click()
     expect(page.get_by_role("log")).to_contain_text("t3")
     page.reload()
-    expect(page.get_by_role("log")).to_have_text(whole(512), timeout=20_000)
+    expect(page.get_by_role("log")).to_have_text(whole(512))
     expect(page.get_by_role("status")).to_have_text("512 tokens.")
     context.close()
     assert errors == []
