@@ -35,6 +35,7 @@ def pytest_report_header() -> list[str]:
     return [f"left out, as it imports an engine that is not installed here: {path}" for path in collect_ignore]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of unit tests run side by side with all that starts stacks and engines, which keep their order."""
     for item in items:

@@ -4,7 +4,8 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
@@ -32,18 +33,20 @@ class Town(BaseModel):
 
 
 @pytest.fixture(params=["openai", "ollama"])
-def chain(request: pytest.FixtureRequest, stack: Stack) -> object:
-    """LangChain's model over either dialect."""
+def model(request: pytest.FixtureRequest, stack: Stack) -> Callable[[], Any]:
+    """Makes LangChain's model over either dialect; the test alone holds it, so that it is collected with the test."""
     if request.param == "openai":
         from langchain_openai import ChatOpenAI
 
-        return ChatOpenAI(base_url=f"{stack.url}/v1", api_key="none", model="smollm2", temperature=0, max_tokens=100)
+        url = f"{stack.url}/v1"
+        return lambda: ChatOpenAI(base_url=url, api_key="none", model="smollm2", temperature=0, max_tokens=100)
     from langchain_ollama import ChatOllama
 
-    return ChatOllama(base_url=stack.url, model="smollm2", temperature=0, num_predict=100)
+    return lambda: ChatOllama(base_url=stack.url, model="smollm2", temperature=0, num_predict=100)
 
 
-def test_langchain(chain: object) -> None:
+def test_langchain(model: Callable[[], Any]) -> None:
+    chain = model()
     assert chain.invoke(QUESTION).content == ANSWER
     assert "".join(part.content for part in chain.stream(QUESTION)) == ANSWER
     assert isinstance(chain.with_structured_output(Town, method="json_schema").invoke("Name a town."), Town)
