@@ -28,7 +28,7 @@ engines: ## Install vLLM and transformers now; `make up` does it in the backgrou
 	@$(PYTHON) bootstrap.py engines
 
 test: install-dev ## Run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 gpu-check: install ## On a machine with an NVIDIA GPU: pinning, eviction, 4-bit and the answers there; prints a report
 	@$(BIN)/python -m tests.gpu --look && $(PYTHON) bootstrap.py dev && $(BIN)/python -m tests.gpu

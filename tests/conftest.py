@@ -35,12 +35,20 @@ def pytest_report_header() -> list[str]:
     return [f"left out, as it imports an engine that is not installed here: {path}" for path in collect_ignore]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of unit tests run side by side with all that starts stacks and engines, which keep their order."""
-    for item in items:
-        own = item.path.is_relative_to(ROOT / "tests" / "unit")
-        item.add_marker(pytest.mark.xdist_group(str(item.path) if own else "stacks"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Files of unit tests run beside all that starts stacks and engines, which is one unit and keeps its order.
+
+    xdist's own groups by marks do not hold under pytest 9.2, whose items have no `_nodeid` to be changed.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Beside(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.startswith("tests/unit/") else "stacks"
+
+    return Beside(config, log)
 
 
 @pytest.fixture(scope="session")
