@@ -184,10 +184,11 @@ def test_a_continuation_with_nothing_left_finishes_at_once(load: Load) -> None:
 
 def test_whoever_waits_is_admitted_by_priority_then_arrival(load: Load) -> None:
     listener = load(1)
-    listener.engine.submit(make_request("first", max_tokens=50, ignore_eos=True, tokens_per_second=100.0))
+    listener.engine.submit(make_request("first", max_tokens=1000, ignore_eos=True, tokens_per_second=100.0))
     listener.wait_first("first")
     for request_id, priority in (("batch", 7), ("usual", 5), ("usual 2", 5), ("urgent", 0)):
         listener.engine.submit(make_request(request_id, max_tokens=2, priority=priority, ignore_eos=True))
+    listener.engine.abort("first")  # told after the others: they wait by then
     listener.answer("batch", "usual", "usual 2", "urgent")
     order = list(dict.fromkeys(chunk.id for chunk in listener.chunks if chunk.id))  # one without is the engine's report
     assert order == ["first", "urgent", "usual", "usual 2", "batch"]
