@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import redis
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from app.bus import Bus, Entry
 from app.errors import Failure, UnavailableError
@@ -29,6 +29,8 @@ NODE = "dispatch"
 SPREAD_AFTER = 1.0
 #: Messages that are sent again at once; there are never many, but for a broker that came back empty.
 MAX_RESENT = 1000
+#: Seconds that a message waits for one of the few connections that send: a broker that hangs may have them all.
+PATIENCE = 5.0
 
 
 class Dispatcher:
@@ -166,7 +168,7 @@ class Dispatcher:
         for sent, hint in enumerate(hints):
             try:
                 self._publish(hint)
-            except (OSError, OperationalError, redis.RedisError) as error:
+            except (OSError, OperationalError, LimitExceeded, redis.RedisError) as error:
                 log.warning("not_sent", jobs=len(hints) - sent, reason=str(error))
                 self._take_back(hints[sent:])
                 return
@@ -178,8 +180,9 @@ class Dispatcher:
         message = self._celery.amqp.as_task_v2(
             hint.id, task_of(hint.kind), args=(hint.id,), kwargs={}, argsrepr=f"({hint.id!r},)", kwargsrepr="{}"
         )
-        with self._celery.producer_pool.acquire(block=True) as producer:
-            producer.publish(
+        # Celery's own pool of producers waits for a connection without an end.
+        with self._celery.pool.acquire(block=True, timeout=PATIENCE) as connection:
+            self._celery.amqp.Producer(connection).publish(
                 message.body,
                 exchange="",  # the anonymous one: its routing key is the queue
                 routing_key=queue,

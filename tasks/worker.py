@@ -17,6 +17,7 @@ from app.loads import PLACING
 from app.registry import Card, Holding
 from tasks import meters
 from tasks.budget import Budget
+from tasks.celeryevents import send_gathered
 from tasks.devices import hold_device, pin
 from tasks.ears import Ears
 from tasks.garage import Garage
@@ -155,6 +156,7 @@ class Worker:
 
     def _leave(self) -> None:
         self.lease.stop()
+        send_gathered()
         sent = self.runner.hand_back_all()
         end_life(self.kernel, self.node, self.life, sent)
         for bay in self.garage.bays():

@@ -133,6 +133,8 @@ def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:
         job_id = fields.get("job_id")
         known = job_id if isinstance(job_id, str) and len(job_id) <= MAX_ID else None
         socket.fail(_ref_of(fields), known, error.code, error.message, error.param)
+        if "identity" in g:  # who sends nothing but faults is never silent, and would else never be looked at
+            _look(socket)
     except ConnectionClosed:
         raise
     except Exception as error:  # one frame's fault must not end the other jobs of the socket

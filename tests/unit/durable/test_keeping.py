@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from app import dispatch
 from app.bus import ENDS
 from app.errors import UnavailableError
 from app.jobs import State
@@ -126,6 +127,26 @@ def test_a_lost_message_is_sent_again_though_later_ones_stand_in_the_queue(
     assert (before, kernel.bus.queue_length("model.scripted")) == (1, 2)
     kernel.dispatcher.resend(30)
     assert kernel.bus.queue_length("model.scripted") == 2
+
+
+def test_a_job_is_accepted_though_a_broker_that_hangs_has_every_connection_that_sends(
+    kernel: Kernel, desk: Desk, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PATIENCE", 0.01)
+    pool = kernel.dispatcher._celery.pool
+    taken = [pool.acquire(block=True) for _ in range(pool.limit)]
+    job_id = desk.submit()
+    submitting = threading.Thread(target=kernel.dispatcher.release, args=("scripted",), daemon=True)
+    submitting.start()
+    submitting.join(10)
+    held = submitting.is_alive()
+    for connection in taken:
+        connection.release()
+
+    assert not held
+    assert desk.job(job_id).released_at is None  # the next sweep sends it
+    kernel.dispatcher.release("scripted")
+    assert kernel.bus.queue_length("model.scripted") == 1
 
 
 def test_a_lease_that_cannot_be_renewed_ends_the_process(

@@ -148,6 +148,7 @@ def test_what_is_open_ends_with_its_key(kernel: Kernel, broker: Broker, tmp_path
         login = http.post("/login", json={"key": key})
         cookie = {"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"}
         silent, shown, stays = Wire(url, _bearer(key)), Wire(url, cookie), Wire(url, _bearer("sesame"))
+        noisy = Wire(url, _bearer(key))
         silent.say(type="generate", ref=1, **CHAT)
         job_id = silent.hear()["job_id"]
         worker.tokens(job_id, worker.claim(job_id), 1, 2)
@@ -157,6 +158,9 @@ def test_what_is_open_ends_with_its_key(kernel: Kernel, broker: Broker, tmp_path
             assert next(lines) == "id: 1"
             kernel.api_keys.revoke("alice")
             began = time.monotonic()
+            with pytest.raises(ConnectionClosed) as closed:
+                until(lambda: noisy.say() or noisy.hear() is None)  # it is never silent, and never asks for anything
+            assert closed.value.reason == 1008
             *_, last = (line for line in lines if line.startswith("data: "))
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "unauthorized"
         for wire in (silent, shown):
@@ -165,6 +169,7 @@ def test_what_is_open_ends_with_its_key(kernel: Kernel, broker: Broker, tmp_path
                 wire.hear()
             assert closed.value.reason == 1008
             wire.close()
+        noisy.close()
         assert time.monotonic() - began < 10  # five on a machine that is idle
         stays.say(type="ping", ref=1)
         assert stays.hear()["type"] == "pong"
