@@ -78,7 +78,9 @@ class Runner:
                 return
         finally:
             self.gate.leave()
-        if self._kernel.store.is_suspect(job_id):
+        if self._closing.is_set():  # a life that has ended claims nothing, and the message is gone from the queue
+            self._pass_on(job_id)
+        elif self._kernel.store.is_suspect(job_id):
             self._run_alone(job_id)
 
     def _run_alone(self, job_id: str) -> None:

@@ -168,8 +168,10 @@ def test_a_stopping_worker_takes_nothing(desk: Desk, kernel: Kernel, worker: Wor
     assert desk.job(job_id).status == State.QUEUED
 
     kernel.lives.leave(worker.life, {})
+    kernel.store.release("scripted", 8)  # its message comes here while Celery still listens
     worker.take(job_id).join(5)
     assert desk.job(job_id).attempt == 1
+    assert kernel.bus.queue_length("model.scripted") == 1  # another one, for whoever stays: it waits for no sweep
 
 
 def test_a_job_that_was_cancelled_while_its_worker_stopped_ends(desk: Desk, kernel: Kernel, worker: Worker) -> None:
