@@ -9,7 +9,7 @@ from app.errors import UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
 from tasks.pull import Ask, Download, Key, sweep
-from tasks.watcher import Watcher
+from tasks.watcher import Watcher, patiently
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +60,20 @@ class Desk:
         download.settle(last)
 
     def _claimed(self, job_id: str) -> Watcher | None:
-        job = self._kernel.store.claim(job_id, self._life, self._node)
-        return None if job is None else Watcher(self._kernel, self._node, job)
+        try:
+            job = self._kernel.store.claim(job_id, self._life, self._node)
+            return None if job is None else Watcher(self._kernel, self._node, job)
+        except UnavailableError:
+            # As in the runner: the claim may stand all the same, and nobody looks for the jobs of a life that goes on.
+            if not self.watches(job_id):
+                ended = patiently(lambda: self._kernel.store.unclaim(job_id, self._life))
+                self._kernel.dispatcher.close_streams(ended)
+            raise
+
+    def watches(self, job_id: str) -> bool:
+        """Whether a pull runs here."""
+        with self._lock:
+            return any(job_id == watcher.job.id for one in self._downloads.values() for watcher in one.watchers)
 
     def _adopt(self, download: Download) -> None:
         """Lets queued pulls of the same model watch too, rather than wait for a turn to fetch nothing."""

@@ -69,6 +69,8 @@ class Office:
             return self._ends.get(job_id)
 
     def _ask_end(self, job_id: str, state: str) -> None:
+        if not self.desk.watches(job_id):
+            return  # everybody hears of every job; a pull that is just being claimed is told of again at a renewal
         with self._lock:
             self._ends[job_id] = state
 

@@ -263,8 +263,10 @@ def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeyp
         yard.serve(hub)
         thread = yard.start(job_id)
         eventually(lambda: yard.moves(job_id) and yard.partials())
+        assert yard.desk.watches(job_id)
         yard.ends[job_id] = "cancelled"
         thread.join(5)
+        assert not yard.desk.watches(job_id)
 
         assert not thread.is_alive()
         assert not any(process.alive for process in children)
@@ -274,6 +276,41 @@ def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeyp
     assert 0 < row.progress < 1
     assert [entry.event.state for entry in yard.bus.ended] == ["cancelled"]
     assert yard.partials() == []
+
+
+def test_a_pull_whose_claim_was_committed_unheard_goes_back(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = yard.kernel.store.claim
+
+    def unheard(*args: str) -> None:
+        claim(*args)
+        raise UnavailableError("database_unavailable", "gone")
+
+    job_id = yard.submit("owner/name")
+    monkeypatch.setattr(yard.kernel.store, "claim", unheard)
+    with pytest.raises(UnavailableError):
+        yard.desk.take(job_id)
+    monkeypatch.undo()
+    job = yard.get(job_id).job
+    assert (job.status, job.attempt, job.losses, job.released_at) == (State.QUEUED, 1, 0, 0.0)
+
+
+def test_a_second_message_for_a_pull_whose_claim_fails_takes_nothing_away(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: str) -> None:
+        raise UnavailableError("database_unavailable", "gone")
+
+    job_id = yard.submit("gpt2")
+    with FakeHub(REPOS, throttle=1_000_000) as hub:
+        yard.serve(hub)
+        thread = yard.start(job_id)
+        eventually(lambda: yard.moves(job_id))
+        monkeypatch.setattr(yard.kernel.store, "claim", away)
+        with pytest.raises(UnavailableError):
+            yard.desk.take(job_id)
+        hub.throttle = None
+        thread.join(20)
+    assert (yard.get(job_id).job.status, yard.get(job_id).job.attempt) == (State.SUCCEEDED, 1)
 
 
 def test_a_pull_has_a_deadline(yard: Yard) -> None:
