@@ -7,6 +7,7 @@ Calls are told whole, when their JSON has ended; content that may turn out to be
 """
 
 import json
+import re
 from typing import Any, NamedTuple
 
 from app.library import Model
@@ -20,6 +21,7 @@ _TAG = "<|python_tag|>"
 _BARE = ("{", "[", _TAG)
 #: What stands between two calls.
 _BETWEEN = frozenset(" \n;,")
+_BLANKS = re.compile(r"\s*")
 _decoder = json.JSONDecoder()
 
 
@@ -52,6 +54,10 @@ class Fold:
         self._single: bool = request.get("single", False)
         self._prefix = f"call_{job.id[:20]}{choice:02d}"
         self._held = ""
+        self._at = 0  #: how much of that is dealt with: to cut it off each time would take the square of its length
+        self._more: list[str] = []  #: what came since
+        self._awaited: str | None = None
+        self._tail = ""
         self._state = "thinking" if request.get("thinks") and request.get("think") is not False else "start"
         if self._forced:
             self._state = "bare"
@@ -63,51 +69,66 @@ class Fold:
         """What may be told by now."""
         if self._state == "plain" and not self._tools:
             return Parts(text)
-        self._held += text
-        return self._go_on(Parts(), last=False)
+        self._more.append(text)
+        return Parts() if self._waits(text) else self._go_on(last=False)
 
     def end(self) -> Parts:
         """What is left: nothing more comes."""
-        return self._go_on(Parts(), last=True)
+        return self._go_on(last=True)
 
     def whole(self, text: str) -> Parts:
         """All of a finished text."""
         return self.feed(text) + self.end()
 
-    def _go_on(self, parts: Parts, *, last: bool) -> Parts:
-        while True:
-            state, held = self._state, self._held
-            parts += {
-                "start": self._start,
-                "thinking": self._think,
-                "bare": self._bare,
-                "plain": self._plain,
-                "call": self._marked,
-            }[state](last)
-            if (state, held) == (self._state, self._held):
-                return parts
+    def _waits(self, text: str) -> bool:
+        """Whether a look at what is held would tell nothing yet; each look costs time as its length."""
+        if self._awaited is None:
+            return not text.strip()  # blanks are told with what follows them
+        seen = self._tail + text
+        self._tail = seen[-len(_CALLED) :]
+        return not self._awaited or self._awaited not in seen
+
+    def _wait_for(self, mark: str) -> Parts:
+        """Nothing is told until this comes; "": until the end."""
+        self._awaited, self._tail = mark, self._held[-len(_CALLED) :]
+        return Parts()
+
+    def _go_on(self, *, last: bool) -> Parts:
+        self._held += "".join(self._more)
+        self._more, self._awaited = [], None
+        steps = {
+            "start": self._start,
+            "thinking": self._think,
+            "bare": self._bare,
+            "plain": self._plain,
+            "call": self._marked,
+        }
+        told, before = [], None
+        while before != (before := (self._state, self._at)):
+            told.append(steps[self._state](last))
+        self._held, self._at = self._held[self._at :], 0
+        return _joined(told)
 
     def _start(self, last: bool) -> Parts:
-        text = self._held.lstrip()
+        begin = _behind_blanks(self._held, self._at)
         if self._begun:  # the blank between a thought and the answer is no part of either
-            self._held = text
+            self._at = begin
+        text = self._held[begin : begin + len(_TAG) + 1]  # as much as matters
         if text.startswith(_OPEN):
-            self._held, self._state = text[len(_OPEN) :], "thinking"
+            self._at, self._state = begin + len(_OPEN), "thinking"
         elif last or (text and not (_OPEN.startswith(text) or (self._tools and _TAG.startswith(text)))):
             self._state = "bare" if self._tools and text.startswith(_BARE) else "plain"
         return Parts()
 
     def _think(self, last: bool) -> Parts:
-        thought, closed, rest = self._held.partition(_CLOSE)
-        if closed:
-            self._held, self._state, self._begun = rest, "start", True
+        end = self._held.find(_CLOSE, self._at)
+        if end >= 0:
+            thought = self._held[self._at : end].rstrip()
+            self._at, self._state, self._begun = end + len(_CLOSE), "start", True
         else:
-            size = len(thought) if last else len(thought) - _overlap(thought, _CLOSE)
-            thought, self._held = thought[:size], thought[size:]
-            if not last and thought != (kept := thought.rstrip()):  # blanks before the end are no part of it
-                thought, self._held = kept, thought[len(kept) :] + self._held
-        if closed or last:
-            thought = thought.rstrip()
+            size = len(self._held) - (0 if last else _overlap(self._held, _CLOSE))
+            thought = self._held[self._at : size].rstrip()  # blanks before the end are no part of it
+            self._at = len(self._held) if last else self._at + len(thought)
         if not self._opened:
             thought = thought.lstrip()
             self._opened = bool(thought)
@@ -115,46 +136,46 @@ class Fold:
 
     def _bare(self, last: bool) -> Parts:
         """The answer is one call or several, as JSON alone; or it only began like one."""
-        if self._held.startswith(_MISTRAL) or _MISTRAL.startswith(self._held.strip() or " "):
-            self._state = "plain" if self._held.startswith(_MISTRAL) or last else "bare"
+        text = self._held[self._at :]
+        if text.startswith(_MISTRAL) or _MISTRAL.startswith(text.strip() or " "):
+            self._state = "plain" if text.startswith(_MISTRAL) or last else "bare"
             return Parts()
         if not last:
-            return Parts()
-        text = self._held.strip().removeprefix(_TAG)
+            return self._wait_for("")
+        text = text.strip().removeprefix(_TAG)
         if text and (calls := self._calls(text)) is not None:
-            self._held = ""
+            self._at = len(self._held)
             return Parts(calls=calls)
         self._state = "plain"
         return Parts()
 
     def _plain(self, last: bool) -> Parts:
-        if not self._tools:
-            text, self._held = self._held, ""
-            return Parts(text)
-        for mark in (_CALL, _MISTRAL):
-            before, found, rest = self._held.partition(mark)
-            if found:
-                self._state, self._held = "call", mark + rest
-                return Parts(before.rstrip())
-        size = len(self._held) if last else _certain(self._held)
-        text, self._held = self._held[:size], self._held[size:]
+        begin = self._at
+        for mark in (_CALL, _MISTRAL) if self._tools else ():
+            found = self._held.find(mark, begin)
+            if found >= 0:
+                self._state, self._at = "call", found
+                return Parts(self._held[begin:found].rstrip())
+        text = self._held[begin:]
+        text = text[: len(text) if last or not self._tools else _certain(text)]
+        self._at += len(text)
         return Parts(text)
 
     def _marked(self, last: bool) -> Parts:
         """Behind a mark."""
-        if self._held.startswith(_MISTRAL):
+        begin, size = self._at, len(self._held)
+        if self._held.startswith(_MISTRAL, begin):
             if not last:
-                return Parts()
-            calls = self._mistral(self._held[len(_MISTRAL) :])
-            text, self._held, self._state = self._held, "", "plain"
-            return Parts(text) if calls is None else Parts(calls=calls)
-        inner, closed, rest = self._held[len(_CALL) :].partition(_CALLED)
-        if not closed and not last:
-            return Parts()
-        calls = self._calls(inner)
-        text = self._held if not closed else _CALL + inner + _CALLED
-        self._held, self._state = rest if calls is None else rest.lstrip(), "plain"
-        return Parts(text) if calls is None else Parts(calls=calls)
+                return self._wait_for("")
+            after, calls = size, self._mistral(self._held[begin + len(_MISTRAL) :])
+        else:
+            end = self._held.find(_CALLED, begin)
+            if end < 0 and not last:
+                return self._wait_for(_CALLED)
+            after = end + len(_CALLED) if end >= 0 else size
+            calls = self._calls(self._held[begin + len(_CALL) : after].removesuffix(_CALLED))
+        self._state, self._at = "plain", after if calls is None else _behind_blanks(self._held, after)
+        return Parts(self._held[begin:after]) if calls is None else Parts(calls=calls)
 
     def _mistral(self, text: str) -> tuple[Call, ...] | None:
         """A list of calls; or, of newer models, `name[ARGS]{…}`, or `name{…}`, one behind the other."""
@@ -209,6 +230,16 @@ def _said(value: object) -> tuple[str, str] | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
     return name, json.dumps(arguments, ensure_ascii=False)
+
+
+def _joined(told: list[Parts]) -> Parts:
+    calls = tuple(call for parts in told for call in parts.calls)
+    return Parts("".join(parts.content for parts in told), "".join(parts.thought for parts in told), calls)
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    blanks = _BLANKS.match(text, at)
+    return blanks.end() if blanks is not None else at
 
 
 def _overlap(text: str, mark: str) -> int:

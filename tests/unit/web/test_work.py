@@ -36,6 +36,29 @@ def test_many_calls_are_read_in_time_as_their_length(calls: str) -> None:
     assert seconds(lambda: read(80_000)) < 10 * seconds(lambda: read(20_000))  # four times; the square was sixteen
 
 
+@pytest.mark.parametrize(
+    "piece", ['<tool_call>{"name": "f"}</tool_call>', "<tool_call>x</tool_call>", "<think></think>"]
+)
+@pytest.mark.parametrize("begin", ["", "{"])
+def test_many_blocks_are_read_in_time_as_their_length(begin: str, piece: str) -> None:
+    def read(count: int) -> None:
+        Fold(Job(id="0" * 32, request={"tools": TOOLS})).whole(begin + piece * count)
+
+    assert seconds(lambda: read(20_000)) < 10 * seconds(lambda: read(5_000)) + 0.01
+
+
+@pytest.mark.parametrize("begin", ["<tool_call>", "[TOOL_CALLS]", "{"])
+@pytest.mark.parametrize("piece", ["x" * 32, " " * 32])
+def test_what_never_closes_is_followed_in_time_as_its_length(begin: str, piece: str) -> None:
+    def follow(count: int) -> None:
+        fold = Fold(Job(id="0" * 32, request={"tools": TOOLS}))
+        for text in [begin, *[piece] * count]:
+            assert fold.feed(text) == ("", "", ())
+        fold.end()
+
+    assert seconds(lambda: follow(20_000)) < 10 * seconds(lambda: follow(5_000)) + 0.01
+
+
 def test_calls_stand_behind_one_another() -> None:
     said = '{"name": "f"} ;\n,{"name": "f", "arguments": {"a": 1}}[{"name": "f"}]  '
     calls = Fold(Job(id="0" * 32, request={"tools": TOOLS})).whole(said).calls
