@@ -60,8 +60,10 @@ class Batches(Groups):
             check_queued(session, batch.tenant, most, lines)
             session.add(batch)
 
-    def fill(self, batch_id: str, jobs: Iterable[Job], key: Key | None = None) -> int:
+    def fill(self, batch_id: str, jobs: Iterable[Job], key: Key | None = None, most: int | None = None) -> int:
         """Commits lines, some hundred at a time; returns how many. Nothing of them is in the broker yet.
+
+        `most` jobs of the tenant may wait: other requests may have come since `create`. Raises QueueFullError.
 
         A key stands for the first line, and so for the batch: a second batch under the same key cannot be filled.
 
@@ -74,6 +76,7 @@ class Batches(Groups):
             with self._db.write() as session:
                 if not session.execute(mine.values(total=count + len(chunk))).rowcount:  # type: ignore[attr-defined]
                     break
+                check_queued(session, chunk[0].tenant, most, sum(job.finished_at is None for job in chunk))
                 session.add_all(chunk)
                 if count == 0:
                     keys.keep(session, key, chunk[0])

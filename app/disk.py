@@ -91,7 +91,8 @@ def delete_files(model: Model, others: Iterable[Model], settings: Settings) -> b
 
 def _delete_own(model: Model, others: Iterable[Model], root: Path) -> bool:
     path = Path(os.path.abspath(model.path))  # as it is written: a link that leads here stays somebody else's
-    if root not in path.parents:
+    held = Path(os.path.realpath(path.parent))
+    if root not in path.parents or not held.is_relative_to(os.path.realpath(root)):
         return False
     kept = {file for other in others for file in (Path(other.path), *files_of(other))}
     whole = model.format == "safetensors" and not any(path == other or path in other.parents for other in kept)

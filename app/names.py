@@ -23,7 +23,8 @@ RESERVED = frozenset({"suggested", "scan", "import"})
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 #: As the hub has them: https://huggingface.co/docs/huggingface_hub/package_reference/utilities
 _HUB_NAME = re.compile(rf"{_PART}(?:/{_PART})?(?::[A-Za-z0-9][A-Za-z0-9._-]{{0,63}})?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+#: A folder whose name begins with a dot is no model's: what is being made has such names (app.disk).
+_CONTROL = re.compile(r"^\.|[\x00-\x1f\x7f\\]")
 
 
 class Meaning(NamedTuple):

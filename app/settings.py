@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     api_key_file: Path | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    forwarded_allow_ips: str = "127.0.0.1,::1"
     web_processes: Annotated[int, Field(ge=1, le=64)] = 1
 
     tokenyard_url: str = ""

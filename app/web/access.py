@@ -113,6 +113,7 @@ class Gate:
     def take_key(self, key: str) -> Identity:
         """Lets in whoever's key came in the request itself. Raises NotAllowedError, UnavailableError."""
         proof, access = Proof.of(key), _access()
+        g.pop("session", None)  # the cookie that a socket came with stands for somebody else from now on
         return self._take(self._ring.identify(proof), proof, Access.ANY if access is Access.OPEN else access)
 
     def renew(self) -> None:

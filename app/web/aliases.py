@@ -32,7 +32,9 @@ def list_aliases() -> Response:
 @aliases.get("/aliases/<path:name>", summary="Show an alias", responses={200: AliasAnswer})
 def show_alias(path: ModelPath) -> Response:
     """The model that it stands for."""
-    return jsonify(_show(here().kernel.aliases.get(path.name)))
+    alias = here().kernel.aliases.get(path.name)
+    identity().check_model(alias.model)
+    return jsonify(_show(alias))
 
 
 @aliases.put("/aliases/<path:name>", summary="Name a model", responses={200: AliasAnswer})

@@ -118,8 +118,7 @@ def _job(site: Site, raw: bytes, number: int, group: str, known: dict[str, tuple
                 "the lines of a group run in any order, so none has a session", param="session_id"
             )
         if body.model not in known:
-            model, adapter = model_of(site.kernel, body.model)
-            who.check_model(model.name)
+            model, adapter = model_of(site.kernel, body.model, who)
             known[body.model] = (model.name, adapter)
         body.settle(*known[body.model])
         return generation(body, who, held=False, now=site.kernel.clock.now(), group_id=group, priority=BATCH_PRIORITY)

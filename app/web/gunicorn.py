@@ -25,6 +25,9 @@ preload_app = False
 graceful_timeout = 10
 timeout = 60
 keepalive = 75
+# Of a proxy that is trusted the scheme is taken, and nothing that moves the path.
+forwarded_allow_ips = _settings.forwarded_allow_ips
+forwarder_headers = ""
 accesslog = None
 control_socket_disable = True
 

@@ -20,7 +20,7 @@ from app.kernel import Kernel
 from app.library import Model
 from app.registry import Card
 from app.suggested import Suggestion, suggestions
-from app.web.access import Access, for_operators, identity, needs, permitted
+from app.web.access import Access, for_operators, identity, needs, permitted, usable
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
@@ -62,7 +62,7 @@ def suggest_models() -> Response:
     """Current models under their short names: which fit this machine, and which are here already."""
     kernel = here().kernel
     memory = _memory(_cards(kernel))
-    here_now = {model.name for model in kernel.catalog.models()}
+    here_now = {model.name for model in usable(kernel.catalog.models())}
     return jsonify({"models": [_suggestion(entry, memory, here_now) for entry in suggestions()]})
 
 

@@ -97,6 +97,7 @@ def log_in() -> AnyResponse:
         if not plain:
             raise
         return _page(_REFUSAL, 401)
+    gate().spend(who)  # each session is kept for hours
     word = here().kernel.logins.begin(g.proof)
     answer = redirect("/", 303) if plain else jsonify({"name": who.tenant, "role": who.role, "csrf": csrf(word)})
     answer.set_cookie(COOKIE, word, max_age=LASTS, httponly=True, samesite="Strict", secure=request.is_secure)

@@ -33,8 +33,7 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     if earlier is not None:
         return _noted(earlier)
     who = identity()
-    model, adapter = model_of(kernel, body.model)
-    who.check_model(model.name)
+    model, adapter = model_of(kernel, body.model, who)
     body.settle(model.name, adapter)
     _check_abilities(model, body)
     job = generation(body, who, held=held, now=kernel.clock.now(), thinks=opens_thought(model))
@@ -45,15 +44,17 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     return _noted(kernel.dispatcher.submit(job, key=key, most=who.max_queued))
 
 
-def model_of(kernel: Kernel, name: str) -> tuple[Model, str]:
+def model_of(kernel: Kernel, name: str, who: Identity) -> tuple[Model, str]:
     """The model of a name, and the LoRA adapter that a name as `model@adapter` asks for.
 
-    Raises ModelNotDownloadedError, InvalidRequestError.
+    Raises ModelNotDownloadedError, InvalidRequestError, NotAllowedError.
     """
     base, _, adapter = name.rpartition("@")
-    if not base or kernel.catalog.resolve(name) != name or kernel.catalog.own(name) is not None:
-        return kernel.catalog.get(name), ""
-    model = kernel.catalog.get(base)
+    whole = not base or kernel.catalog.resolve(name) != name or kernel.catalog.own(name) is not None
+    model = kernel.catalog.get(name if whole else base)
+    who.check_model(model.name)
+    if whole:
+        return model, ""
     there = sorted((model.engine_options or {}).get("lora_adapters", {}))
     if adapter not in there:
         raise InvalidRequestError(

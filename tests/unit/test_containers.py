@@ -98,7 +98,7 @@ def test_the_parts_of_several_machines_are_all_there_and_no_more_is_open_than_ne
     assert all(part["profiles"] for part in parts.values())
     opened = {name: port.partition(":")[0] for name, part in parts.items() for port in part.get("ports", ())}
     assert opened == {"postgres": "${PRIVATE", "broker": "${PRIVATE", "nginx": "${PUBLISH", "grafana": "127.0.0.1"}
-    for secret in ("API_KEY", "BROKER_PASSWORD", "POSTGRES_PASSWORD"):
+    for secret in ("API_KEY", "BROKER_PASSWORD", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD"):
         assert f"${{{secret}:?" in text
         assert f"${{{secret}:-" not in text
     for part in parts.values():

@@ -75,6 +75,9 @@ def test_what_lies_elsewhere_stays(settings: Settings, tmp_path: Path) -> None:
     assert not delete_files(row("mine", own), [], settings)
     assert not delete_files(row("up", settings.models_dir / ".." / ".." / "mine"), [], settings)
     assert not delete_files(row("all", settings.models_dir), [], settings)
+    inner = row("inner", write_gguf(link / "inner" / "m.gguf"))
+    assert not delete_files(inner, [], settings)  # as written it is ours, and where the link leads it is not
+    assert Path(inner.path).exists()
     assert delete_files(row("link", link), [], settings)
     assert (own.exists(), link.is_symlink()) == (True, False)
 

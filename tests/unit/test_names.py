@@ -112,7 +112,7 @@ def test_an_alias_is_forgotten_once(aliases: Aliases) -> None:
 @pytest.mark.parametrize(
     "name",
     ["a/load", "a/unload", "reload", "a/devices", "suggested", "scan", "import", "a//b", "/a", "a/", "../a", "a/./b",
-     "a\n", "a\\b", " a", "", "x" * 201],
+     "a\n", "a\\b", " a", "", "x" * 201, ".new-a"],
 )  # fmt: skip
 def test_names_that_could_not_be_addressed_are_refused(name: str) -> None:
     with pytest.raises(InvalidRequestError):

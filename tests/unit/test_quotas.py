@@ -39,6 +39,12 @@ def test_no_more_wait_than_a_key_allows_however_many_come_at_once(store: Store, 
     with pytest.raises(QueueFullError):
         batches.create(Batch(id="batch_1", tenant="alice", expires_at=0.0, **fields), 1, 3)
     assert batches.page() == []
+    batches.create(Batch(id="batch_2", tenant="carol", expires_at=0.0, **fields), 2, 2)
+    store.submit(make_job(tenant="carol"), most=2)  # between the batch's first look and its lines
+    lines = [make_job(tenant="carol", group_id="batch_2") for _ in range(2)]
+    with pytest.raises(QueueFullError):
+        batches.fill("batch_2", lines, most=2)
+    assert batches.counts("batch_2", "carol").total == 0
 
 
 def test_what_runs_waits_no_longer(store: Store, life: str) -> None:

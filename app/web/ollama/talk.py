@@ -51,6 +51,7 @@ def _answer(body: ChatRequest | GenerateRequest, wrap: Wrap) -> Response:
     site.kernel.bus.ping()
     said, body.model = body.model, resolved(site.kernel, body.model)
     if body.empty:
+        identity().check_model(body.model)
         if identity().role is not Role.OPERATOR:
             if body.keep_alive == 0:
                 raise NotAllowedError("forbidden", "This unloads the model, which needs a key of the role operator.")

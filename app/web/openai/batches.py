@@ -108,7 +108,7 @@ def create_batch(body: BatchBody) -> Response:
 def _fill(site: Site, path: Path, batch: Batch, who: Identity, key: Key | None) -> None:
     """Reads the file a second time: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
     try:
-        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch, who), key)
+        site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch, who), key, who.max_queued)
     except Exception:
         message = "The server could not queue all lines. Create the batch again."
         site.kernel.batches.refuse(batch.id, [lines.error(None, "interrupted", message, None)])

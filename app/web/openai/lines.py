@@ -110,9 +110,8 @@ def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, tu
         with translating():
             body = _translated(line["body"], batch.endpoint)
         if body.model not in known:
-            known[body.model] = model_of(kernel, body.model)
+            known[body.model] = model_of(kernel, body.model, who)
         model, adapter = known[body.model]
-        who.check_model(model.name)
         body.settle(model.name, adapter)
     except (InvalidRequestError, ModelNotDownloadedError, NotAllowedError) as error:
         job = generation(_refused(line["body"]), Identity(), held=False, now=kernel.clock.now(), group_id=batch.id)

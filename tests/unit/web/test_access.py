@@ -65,6 +65,20 @@ def test_no_spelling_of_a_path_opens_it(client: FlaskClient, path: str) -> None:
     assert response.status_code in (401, 308) or response.data == b"Ollama is running"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "TRACE", "PROPFIND", "get"])
+@pytest.mark.parametrize(
+    "path", ["/jobs", "/jobs/", "/v1//models", "/JOBS", "/%6aobs", "/jobs;x", "/login/../jobs", "/jobs%00", "/ws"]
+)
+def test_no_method_and_no_header_opens_a_path(client: FlaskClient, method: str, path: str) -> None:
+    headers = {
+        "X-HTTP-Method-Override": "OPTIONS", "X-Original-URL": "/login", "X-Rewrite-URL": "/login",
+        "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "localhost", "X-Forwarded-Prefix": "/login",
+        "X-Real-IP": "127.0.0.1", "Forwarded": "for=127.0.0.1",
+    }  # fmt: skip
+    response = client.open(path, method=method, headers=headers)
+    assert response.status_code in (308, 401), response.get_data(as_text=True)
+
+
 @pytest.mark.parametrize(
     ("role", "method", "path", "status"),
     [

@@ -121,6 +121,37 @@ def test_another_model_is_not_even_shown(make: Make, method: str, path: str, bod
     assert make("bob", models=["scripted"])(method, path, json=body).status_code != 403
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/generate", {"model": "scripted"}),  # which loads it
+        ("POST", "/api/chat", {"model": "scripted", "messages": []}),
+        ("POST", "/api/generate", {"model": "scripted", "keep_alive": 0}),
+        ("POST", "/jobs", BODY | {"model": "scripted@tone"}),  # whose refusal names the adapters
+        ("GET", "/aliases/other", None),
+    ],
+)
+def test_nor_is_it_loaded_or_told_of(make: Make, kernel: Kernel, method: str, path: str, body: Any) -> None:
+    kernel.aliases.put("other", "scripted")
+    refused = make(models=["m"])(method, path, json=body)
+    assert refused.status_code == 403
+    assert "may not use 'scripted'" in refused.get_data(as_text=True)
+
+
+def test_suggestions_tell_of_a_key_s_own_models_alone(make: Make, kernel: Kernel) -> None:
+    kernel.catalog.add("microsoft/phi-4", Path("/m"), format="safetensors", size_bytes=1, source="pull")
+    told = [make(f"key{n}", models=[name])("GET", "/models/suggested") for n, name in enumerate(("phi4", "m"))]
+    here = [{name for entry in answer.get_json()["models"] for name in entry["downloaded"]} for answer in told]
+    assert here == [{"microsoft/phi-4"}, set()]
+
+
+def test_logins_are_counted_as_each_is_kept_for_hours(app: Flask, kernel: Kernel) -> None:
+    key = kernel.api_keys.create("alice", Role.USER, requests_per_minute=2)
+    statuses = [app.test_client().post("/login", json={"key": key}).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    assert len(kernel.bus.redis.keys("*login:*")) == 2
+
+
 def test_a_key_s_models_are_meant_by_any_of_their_names(make: Make, kernel: Kernel) -> None:
     with kernel.database.write() as session:
         session.add(Model(name="o/n:q4", path="", format="gguf", size_bytes=1, source="pulled", created_at=0.0))

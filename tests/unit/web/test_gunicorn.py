@@ -136,6 +136,13 @@ def test_a_socket_needs_the_key_where_there_is_one(kernel: Kernel, broker: Broke
         assert httpx.post(f"{url}/logout", headers=out, cookies=login.cookies, trust_env=False).status_code == 200
         _is_shown_out(later, type="ping")
         wire.close()
+        again = httpx.post(f"{url}/login", json={"key": key}, trust_env=False)
+        wire = Wire(url, headers={"Cookie": f"tokenyard_session={again.cookies['tokenyard_session']}"})
+        wire.say(type="auth", key="sesame")  # from here on it is the operator's
+        assert wire.hear()["role"] == "operator"
+        wire.say(type="generate", **CHAT)
+        assert kernel.store.get(wire.hear()["job_id"]).job.tenant == ""
+        wire.close()
         wire = Wire(url, headers={"Authorization": f"Bearer {key}"})
         kernel.api_keys.revoke("alice")
         until(lambda: httpx.get(f"{url}/me", headers={"Authorization": f"Bearer {key}"}, trust_env=False).is_error)
@@ -279,6 +286,17 @@ def test_a_request_that_dribbles_in_is_ended(hasty: str, begun: bytes, then: byt
                 ended = not data
     assert told in answer
     assert b" 500 " not in answer
+
+
+def test_a_proxy_on_this_machine_says_whether_it_speaks_tls_and_moves_no_path(hasty: str) -> None:
+    told = {"X-Forwarded-Proto": "https", "SCRIPT_NAME": "/health", "PATH_INFO": "/health/live"}
+    assert httpx.get(f"{hasty}/health/live", headers=told, trust_env=False).status_code == 200
+    assert httpx.get(f"{hasty}/nothing", headers=told, trust_env=False).status_code == 404
+    cookies = [
+        httpx.post(f"{hasty}/login", json={"key": "x"}, headers=headers, trust_env=False).headers["Set-Cookie"]
+        for headers in (told, {})
+    ]
+    assert ["Secure" in cookie for cookie in cookies] == [True, False]
 
 
 def test_a_request_may_take_its_time_that_gets_on_and_so_may_a_silent_connection(hasty: str) -> None:

@@ -95,6 +95,10 @@ def owned(alice: Tenant, worker: Worker) -> dict[str, str]:
         ("GET", "/groups/{}", "group"),
         ("DELETE", "/groups/{}", "group"),
         ("GET", "/groups/{}/stream", "group"),
+        ("GET", "/groups/{}/results", "group"),
+        ("GET", "/groups/{}/results?tenant=alice", "group"),
+        ("GET", "/groups/{}/stream?tenant=alice", "group"),
+        ("GET", "/groups/{}/results", "batch"),
         ("GET", "/groups/{}?tenant=alice", "group"),
         ("DELETE", "/groups/{}?tenant=alice", "group"),
         ("GET", "/groups/{}", "batch"),
@@ -135,6 +139,21 @@ def _alike(ident: str) -> str:
 def _words(response: Any, ident: str) -> str:
     body = response.get_data(as_text=True).replace(response.headers["X-Request-Id"], "…")
     return str(body.replace(ident, "…"))
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "what"),
+    [
+        ("/jobs?before={}", "jobs", "job"),
+        ("/v1/files?after={}", "data", "file"),
+        ("/v1/batches?after={}", "data", "batch"),
+    ],
+)
+def test_a_page_behind_another_s_holds_one_s_own_alone(
+    owned: dict[str, str], alice: Tenant, bob: Tenant, path: str, key: str, what: str
+) -> None:
+    assert bob("GET", path.format(owned[what])).get_json()[key] == []
+    assert len(alice("GET", path.format("x" * 40)).get_json()[key]) > 0
 
 
 def test_a_list_holds_what_is_one_s_own(owned: dict[str, str], alice: Tenant, bob: Tenant, ops: Tenant) -> None:
