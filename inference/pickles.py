@@ -54,8 +54,6 @@ def _confine(size: int) -> None:
     ):
         with contextlib.suppress(ValueError, OSError):  # a lower bound is set already
             resource.setrlimit(kind, (bound, bound))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        os.environ.pop(name, None)
 
 
 def convert(into: Path, pickles: list[Path]) -> None:

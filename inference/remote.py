@@ -183,7 +183,8 @@ ENVIRONMENT = {
 
 
 #: What an engine, which reads files of strangers, does not need to know.
-SECRETS = ("API_KEY", "API_KEY_FILE", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", "HF_TOKEN")
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+SECRETS = ("API_KEY", "API_KEY_FILE", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", *TOKENS)
 
 
 def _environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ import inference
 from app.disk import folder_of
 from app.settings import Settings
 from inference.process import Process, spawn
-from inference.remote import SECRETS
+from inference.remote import SECRETS, TOKENS
 
 #: How often its reader looks up without a line, in seconds.
 POLL_SECONDS = 0.25
@@ -73,7 +73,7 @@ def order_of(settings: Settings, model: str, **fields: Any) -> Line:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Ours without what a download need not know, and the hub's settings, which may come from `.env`."""
-    env = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    env = {name: value for name, value in os.environ.items() if name not in SECRETS or name in TOKENS}
     roots = [str(Path(inference.__file__ or "").resolve().parent.parent), env.get("PYTHONPATH", "")]
     env |= {"PYTHONPATH": os.pathsep.join(filter(None, roots)), "HF_ENDPOINT": settings.hf_endpoint}
     env |= {"HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from inference.download.cache import Cache, make_room
 from inference.download.choice import CONVERTIBLE
 from inference.download.errors import DownloadError
+from inference.download.facts import without_token
 from inference.download.listing import File, Listing
 
 #: Tells in a converted folder which commit it was made from.
@@ -63,7 +64,12 @@ def _run(pickles: list[str], into: Path, size: int) -> None:
     argv = [sys.executable, "-m", "inference.pickles", str(into), *pickles]
     try:
         child = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=GRACE + size / PACE, check=False
+            argv,
+            env=without_token(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=GRACE + size / PACE,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise DownloadError("conversion_failed", "Converting the pickles took too long, and was ended.") from None

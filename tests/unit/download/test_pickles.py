@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import resource
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference import pickles
+from inference import pickles, remote
+from inference.download import conversion
+from inference.download.facts import facts_of
 from tests.hub import FakeHub
 from tests.unit.download.conftest import Fetch, Fetched
 
@@ -88,11 +91,24 @@ def test_a_pickle_that_would_run_something_is_refused(fetch: Fetch, tmp_path: Pa
 
 def test_the_converter_is_confined(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds: dict[int, Any] = {}
-    monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setattr(resource, "setrlimit", bounds.__setitem__)
 
     pickles._confine(1_000_000)
 
     assert bounds[resource.RLIMIT_AS][0] == pickles.OWN_MEMORY + 2_000_000
     assert bounds[resource.RLIMIT_CPU][0] <= 3600
-    assert "HF_TOKEN" not in os.environ
+
+
+def test_who_reads_a_stranger_s_files_is_not_told_the_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told: list[dict[str, str]] = []
+
+    def run(argv: list[str], *, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        told.append(env)
+        return subprocess.CompletedProcess(argv, 0, b"{}")
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr(subprocess, "run", run)
+    facts_of(tmp_path)
+    conversion._run([], tmp_path, 0)
+    assert ["secret" in env.values() for env in (*told, remote._environment())] == [False] * 3
