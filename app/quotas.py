@@ -3,6 +3,7 @@
 They are the same for every process, and no crash leaves a count behind that nobody takes back.
 """
 
+import time
 from collections.abc import Collection
 
 import sqlalchemy as sa
@@ -29,7 +30,9 @@ def check_queued(session: Session, tenant: str, most: int | None, jobs: int) -> 
 def free(session: Session, tenants: Collection[str]) -> dict[str, int]:
     """How many more jobs of each may go out, where its keys say how many may run at once."""
     named = [tenant for tenant in tenants if tenant]
-    most = {name: count for name, count in session.execute(_MOST, {"tenants": named})} if named else {}
+    most = (
+        {name: count for name, count in session.execute(_MOST, {"tenants": named, "now": time.time()})} if named else {}
+    )
     if not most:
         return {}
     out = {tenant: count for tenant, count in session.execute(_OUT, {"tenants": list(most)})}
@@ -44,6 +47,7 @@ _AMONG: sa.BindParameter[list[str]] = sa.bindparam("tenants", expanding=True)
 _MOST = (
     sa.select(ApiKey.name, sa.type_coerce(sa.func.min(ApiKey.max_running), sa.BigInteger))
     .where(ApiKey.name.in_(_AMONG), ApiKey.max_running.is_not(None), ApiKey.revoked_at.is_(None))
+    .where(sa.or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > sa.bindparam("now")))
     .group_by(ApiKey.name)
 )
 #: In the broker or in an engine.

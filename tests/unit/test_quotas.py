@@ -58,7 +58,9 @@ def test_what_runs_waits_no_longer(store: Store, life: str) -> None:
 
 
 def test_no_more_run_at_once_than_a_key_allows(store: Store, database: Database, life: str) -> None:
-    ApiKeys(database, Clock()).create("alice", Role.USER, max_running=2)
+    keys = ApiKeys(database, Clock())
+    keys.create("alice", Role.USER, max_running=2)
+    keys.create("alice", Role.USER, again=True, max_running=1, expires_in=-1.0)  # what has ended limits nothing
     ours = [make_job(tenant="alice") for _ in range(4)] + [make_job(tenant="alice", model="n")]
     for job in ours:
         store.submit(job, slots=64)
