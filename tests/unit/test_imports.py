@@ -53,12 +53,12 @@ def test_only_the_settings_read_the_environment() -> None:
         "inference/remote.py",
         "inference/process.py",
         "inference/guard.py",
+        "inference/download/facts.py",
         "tasks/child.py",
     }
     writers = {
         "inference/vllmload.py",
         "tasks/devices.py",
-        "inference/pickles.py",
         "app/web/gunicorn.py",
     }  # for this process alone: they read nothing
     readers = {
