@@ -19,6 +19,8 @@ SWEEPER = "sweeper"
 PULLER = "puller"
 #: How long a process trusts what it read, in seconds. A stale answer costs a job a moment's wait, never its end.
 FRESH = 0.5
+#: The same where a model seems to be nowhere: it may just have come, and its next job should not wait for a sweep.
+FRESH_WHERE_NONE = 0.02
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -127,11 +129,11 @@ class Registry:
                 pipe.execute()
             self.forget()
 
-    def workers(self) -> tuple[Card, ...]:
-        """The cards of the living, at most FRESH seconds old. Raises UnavailableError."""
+    def workers(self, fresh: float = FRESH) -> tuple[Card, ...]:
+        """The cards of the living, at most so many seconds old. Raises UnavailableError."""
         now = time.monotonic()
         with self._lock:
-            if now - self._read_at < FRESH:
+            if now - self._read_at < fresh:
                 return self._cards
         cards = self._read()
         with self._lock:
@@ -145,7 +147,7 @@ class Registry:
 
     def slots(self, model: str) -> int:
         """How many requests of a model its holders run at once. Raises UnavailableError."""
-        return sum(h.slots for card in self.workers() if (h := card.held(model)) is not None)
+        return _slots(self.workers(), model) or _slots(self.workers(FRESH_WHERE_NONE), model)
 
     def reserve(self, model: str, seconds: float) -> bool:
         """Keeps the placing of a model to one process, until its worker shows it as loading."""
@@ -181,3 +183,7 @@ def _key(node: str) -> str:
 
 def _report_key(node: str) -> str:
     return f"{PREFIX}metrics:{node}"
+
+
+def _slots(cards: tuple[Card, ...], model: str) -> int:
+    return sum(held.slots for card in cards if (held := card.held(model)) is not None)

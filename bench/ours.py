@@ -88,6 +88,7 @@ def submit(quick: bool) -> list[Row]:
     """From a request to the engine, on an idle machine: what a client sees, so the way back is in it."""
     times, claimed = [], []
     with yard() as stack, httpx.Client(base_url=stack.url, trust_env=False) as client:
+        client.post("/chat", json={**CHAT, "max_tokens": 1}).raise_for_status()  # loads the model
         for _ in range(100 if quick else 300):
             began = time.monotonic()
             with client.stream("POST", "/chat", json={**CHAT, "stream": True, "max_tokens": 1}) as answer:
