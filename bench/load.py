@@ -97,7 +97,7 @@ def _run(load: Load) -> Told:
     errors = [error for error in said["errors"] if error]
     others = [error for error in errors if EMPTY not in error]
     empty = len(errors) - len(others)
-    error = others[0][-300:] if others else ""
+    error = others[0].strip().splitlines()[-1] if others else ""  # what comes before is a traceback
     return Told(said["completed"], said["total_output_tokens"], rate, first, between, empty, error)
 
 
