@@ -205,7 +205,7 @@ class Keyring:
         if self._is_first(proof):
             return Identity()
         rows = self._known()
-        if (rows or not self._loopback) and proof is not None and proof.id and proof.id not in rows:
+        if not self._is_open(rows) and proof is not None and proof.id and proof.id not in rows:
             rows = self._reread()
         return self._judged(proof, rows)
 
@@ -219,8 +219,12 @@ class Keyring:
     def _is_first(self, proof: Proof | None) -> bool:
         return self._first is not None and proof is not None and hmac.compare_digest(self._first, proof.digest)
 
+    def _is_open(self, rows: dict[str, ApiKey]) -> bool:
+        """Whether no key is needed: none was ever made, and only this machine can ask."""
+        return self._loopback and self._first is None and not rows
+
     def _judged(self, proof: Proof | None, rows: dict[str, ApiKey]) -> Identity | None:
-        if self._loopback and self._first is None and not rows:
+        if self._is_open(rows):
             return Identity(keyed=False)
         row = rows.get(proof.id) if proof is not None else None
         if proof is None or row is None or not hmac.compare_digest(row.digest, proof.digest):

@@ -106,6 +106,12 @@ def test_only_loopback_without_any_key_is_open(keys: ApiKeys) -> None:
     assert ring(keys).identify(None) is None
 
 
+def test_the_first_key_beside_that_of_the_environment_is_known_at_once(keys: ApiKeys) -> None:
+    known = ring(keys, api_key="sesame")
+    assert known.identify(None) is None
+    assert known.identify(Proof.of(keys.create("alice", Role.USER))) is not None
+
+
 def test_keys_are_read_once_a_while_however_many_ask(keys: ApiKeys) -> None:
     reads: list[int] = []
     known = Keyring(lambda: reads.append(1) or keys.all(), Settings(_env_file=None), Clock())
