@@ -8,8 +8,9 @@ import structlog
 from app.errors import UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
+from tasks.claims import undone_unless
 from tasks.pull import Ask, Download, Key, sweep
-from tasks.watcher import Watcher, patiently
+from tasks.watcher import Watcher
 
 log = structlog.get_logger(__name__)
 
@@ -60,15 +61,9 @@ class Desk:
         download.settle(last)
 
     def _claimed(self, job_id: str) -> Watcher | None:
-        try:
+        with undone_unless(lambda: self.watches(job_id), self._kernel, job_id, self._life):
             job = self._kernel.store.claim(job_id, self._life, self._node)
             return None if job is None else Watcher(self._kernel, self._node, job)
-        except UnavailableError:
-            # As in the runner: the claim may stand all the same, and nobody looks for the jobs of a life that goes on.
-            if not self.watches(job_id):
-                ended = patiently(lambda: self._kernel.store.unclaim(job_id, self._life))
-                self._kernel.dispatcher.close_streams(ended)
-            raise
 
     def watches(self, job_id: str) -> bool:
         """Whether a pull runs here."""

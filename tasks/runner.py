@@ -1,11 +1,9 @@
 """The runner: takes a job from its claim to its end. One thread a job, which sleeps while the pump works."""
 
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -19,6 +17,7 @@ from app.models import Job
 from app.store import Outcome
 from tasks import meters
 from tasks.bay import Bay
+from tasks.claims import surely, undone_unless
 from tasks.garage import Garage
 from tasks.gate import Gate
 from tasks.run import End, Run, Ties, Way
@@ -27,10 +26,6 @@ log = structlog.get_logger(__name__)
 
 #: How long the jobs beside one that must run alone may take to end by themselves, in seconds.
 DRAIN = 5.0
-#: Between attempts to write what must be written, in seconds.
-PAUSE = 0.5
-
-T = TypeVar("T")
 WORKER_LOST = Failure(
     "worker_lost",
     "The worker was lost, and so was what it takes to go on with the answer that it had begun. Send the request again.",
@@ -116,7 +111,8 @@ class Runner:
     def _attempt(self, job_id: str, *, alone: bool = False) -> bool:
         """False: there was nothing to claim."""
         with self._listed(job_id) as first:
-            job = self._claim(job_id, first=first, suspects=alone)
+            with undone_unless(lambda: not first, self._kernel, job_id, self._life):
+                job = self._kernel.store.claim(job_id, self._life, self._node, suspects=alone)
             if job is None:
                 return False
             if job.attempt == 1:
@@ -134,17 +130,6 @@ class Runner:
                 self._end(Outcome(job.id, job.attempt, State.FAILED, failure), traceback.format_exc())
                 raise JobFailedError(failure) from error
         return True
-
-    def _claim(self, job_id: str, *, first: bool, suspects: bool) -> Job | None:
-        try:
-            return self._kernel.store.claim(job_id, self._life, self._node, suspects=suspects)
-        except UnavailableError:
-            # The claim may stand all the same, where only the answer to its commit was lost; nobody looks for the jobs
-            # of a life that goes on. A second message for a job that runs here must not take it away, though.
-            if first:
-                ended = self._surely(lambda: self._kernel.store.unclaim(job_id, self._life))
-                self._kernel.dispatcher.close_streams(ended)
-            raise
 
     @contextmanager
     def _listed(self, job_id: str) -> Iterator[bool]:
@@ -225,7 +210,7 @@ class Runner:
         if end.way is Way.HANDED_BACK and not self._closing.is_set():
             self._hand_back(job, run.sent)
         elif end.way is Way.ENGINE_DIED:
-            outcomes = self._surely(lambda: self._kernel.store.lose(job.id, job.attempt))
+            outcomes = surely(lambda: self._kernel.store.lose(job.id, job.attempt))
             self._kernel.dispatcher.close_streams(outcomes)
         elif end.way in (Way.DONE, Way.ASKED):
             self._finish(run, end, bay)
@@ -235,14 +220,14 @@ class Runner:
             raise JobFailedError(end.failure)
 
     def _hand_back(self, job: Job, last_seq: int) -> None:
-        outcomes = self._surely(lambda: self._kernel.store.hand_back(job.id, job.attempt, last_seq))
+        outcomes = surely(lambda: self._kernel.store.hand_back(job.id, job.attempt, last_seq))
         self._kernel.dispatcher.close_streams(outcomes)
 
     def _finish(self, run: Run, end: End, bay: Bay) -> None:
         """Commits the result, then tells the followers: who reads the row after the event finds it ended."""
         usage = run.usage(load_ns=bay.waited_ns(run.job.created_at))
         outcome = Outcome(run.job.id, run.job.attempt, end.state, end.failure)
-        ended = self._surely(lambda: self._kernel.store.finish(outcome, run.result(end.reason, usage)))
+        ended = surely(lambda: self._kernel.store.finish(outcome, run.result(end.reason, usage)))
         if ended is None:
             log.warning("fenced", job=run.job.id, attempt=run.job.attempt)
             return
@@ -259,17 +244,8 @@ class Runner:
 
     def _end(self, outcome: Outcome, trace: str) -> None:
         """Ends a job of which there is nothing to tell but that it failed."""
-        if self._surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
+        if surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
             self._kernel.dispatcher.close_streams([outcome])
-
-    @staticmethod
-    def _surely(write: Callable[[], T]) -> T:
-        """Writes until it is written. A database that stays away ends this process with its lease, and that is that."""
-        while True:
-            try:
-                return write()
-            except UnavailableError:
-                time.sleep(PAUSE)
 
     def ask_end(self, job_id: str, state: str) -> None:
         """Ends a job of ours because somebody asked."""

@@ -12,7 +12,7 @@ from app.errors import UnavailableError
 from app.events import Token
 from app.jobs import MAX_LOSSES, State
 from app.kernel import Kernel
-from tasks import meters
+from tasks import claims, meters
 from tasks import runner as runners
 from tasks.run import Way
 
@@ -366,7 +366,7 @@ def test_who_was_asked_to_end_a_job_that_is_just_being_finished_ends_it_so(
 def test_a_database_that_is_away_at_the_end_gets_the_result_later(
     desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runners, "PAUSE", 0.01)
+    monkeypatch.setattr(claims, "PAUSE", 0.01)
     job_id = desk.submit(5)
     finish, tries = kernel.store.finish, []
 
