@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from app.catalog import STEP
 from app.database import Database
 from app.errors import AliasNotFoundError, AliasTakenError, InvalidRequestError
-from app.library import Alias, Model, Standing
 from app.locks import alone
 from app.names import check_name, resolve
+from app.stock import Alias, Model, Standing
 from app.suggested import suggestions
 
 

@@ -11,10 +11,10 @@ from app import copies
 from app.database import Database
 from app.errors import InvalidRequestError, ModelInUseError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import State
-from app.library import Alias, Model, Standing
 from app.locks import alone
 from app.models import Job
 from app.names import download_name, resolve
+from app.stock import Alias, Model, Standing
 
 #: The engine for tests and load; it has no files.
 SCRIPTED = "scripted"

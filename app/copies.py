@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from app.library import Copy, Model
+from app.stock import Copy, Model
 
 
 def keep(session: Session, model: Model, node: str) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from app.catalog import SCRIPTED
-from app.library import Model
 from app.settings import Settings
+from app.stock import Model
 
 WEIGHTS = (".safetensors", ".gguf")
 #: How the folder begins that a model is made in; the lock in it says that somebody is at it.

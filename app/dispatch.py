@@ -13,12 +13,12 @@ from app.bus import Bus, Entry
 from app.errors import Failure, UnavailableError
 from app.events import Ended, Token, Usage
 from app.jobs import DEFAULT_PRIORITY, State, queue_of, task_of
-from app.library import Model
 from app.loads import Loads
 from app.models import Job, Pull
 from app.pulls import pull_of
 from app.registry import Registry
 from app.results import result_of
+from app.stock import Model
 from app.store import Hint, Key, Outcome, Store
 
 log = structlog.get_logger(__name__)

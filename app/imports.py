@@ -13,9 +13,9 @@ from app.catalog import Catalog
 from app.disk import folder_of, is_here, making
 from app.errors import BadModelError, InvalidRequestError, ModelExistsError
 from app.examine import facts_of
-from app.library import Model, Standing
 from app.names import check_name
 from app.settings import Settings
+from app.stock import Model, Standing
 
 _REFUSAL = (
     "Where keys are asked for, models are imported out of MODELS_EXTRA_SCAN_DIRS alone. Add the folder there, or run "

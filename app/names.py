@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import InvalidRequestError
 from app.fit import is_better_as_safetensors
-from app.library import Alias, Model, Standing
+from app.stock import Alias, Model, Standing
 from app.suggested import Suggestion, by_name
 
 LATEST = ":latest"

@@ -20,9 +20,9 @@ from app.errors import BadModelError, InvalidRequestError
 from app.examine import facts_of
 from app.found import Found, listed
 from app.jobs import Kind
-from app.library import Model, Standing
 from app.names import check_name
 from app.settings import Settings
+from app.stock import Model, Standing
 from app.store import Store
 from app.stores import everything
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from app import vocabulary
 from app.errors import InvalidRequestError
-from app.library import Model
+from app.stock import Model
 
 #: Tokenizers that a process keeps; each takes some ten megabytes.
 KEPT = 4

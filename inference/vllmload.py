@@ -88,7 +88,7 @@ def load(spec: Spec, on_progress: OnProgress) -> Loaded:
     words = LastWords("vllm")
     try:
         engine = vllm.AsyncLLM(
-            config, vllm.executor(config), log_stats=True, log_requests=False, usage_context=vllm.library
+            config, vllm.executor(config), log_stats=True, log_requests=False, usage_context=vllm.usage
         )
     except Exception as error:  # noqa: BLE001 - whatever it was, it becomes a reason
         log.warning("vllm.load_failed", reason=repr(error))
@@ -105,7 +105,7 @@ class _Vllm:
         self.Args = arg_utils.AsyncEngineArgs
         self.AsyncLLM = import_module("vllm.v1.engine.async_llm").AsyncLLM
         self.platform = import_module("vllm.platforms").current_platform
-        self.library = import_module("vllm.usage.usage_lib").UsageContext.ENGINE_CONTEXT
+        self.usage = import_module("vllm.usage.usage_lib").UsageContext.ENGINE_CONTEXT
 
     def gpus(self) -> int:
         """How many this process may use. By NVML: CUDA itself must not begin before the fork."""
@@ -218,7 +218,7 @@ def _configure(spec: Spec, source: Source, vllm: _Vllm, arguments: dict[str, Any
             seed=secrets.randbits(31),  # else two workers, and each start, would draw the same for who names none
             language_model_only=_has_senses(source),
             **arguments,
-        ).create_engine_config(usage_context=vllm.library)
+        ).create_engine_config(usage_context=vllm.usage)
     except Exception as error:  # noqa: BLE001 - every architecture and quantizer checks itself in its own way
         log.warning("vllm.not_configured", reason=repr(error))
         if _OUT_OF_MEMORY.search(str(error)):

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from app import library, models, settings  # noqa: F401 - their tables are in the metadata
+from app import models, settings, stock  # noqa: F401 - their tables are in the metadata
 from app.database import Database
 from app.tables import Base
 

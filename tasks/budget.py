@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from app.library import Model
 from app.settings import Settings
+from app.stock import Model
 from inference.errors import LoadError
 from tasks.choice import NAMES, Candidate
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.engine_options import ENGINES, of_engine
-from app.library import Model
 from app.settings import Settings
+from app.stock import Model
 from inference.errors import LoadError
 from inference.protocol import Option
 

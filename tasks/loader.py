@@ -12,8 +12,8 @@ import structlog
 
 from app.errors import Failure, TokenyardError, UnavailableError
 from app.kernel import Kernel
-from app.library import Model
 from app.registry import Loading
+from app.stock import Model
 from inference.errors import LoadError
 from tasks import meters
 from tasks.garage import Garage

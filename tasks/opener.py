@@ -12,8 +12,8 @@ import structlog
 from app.catalog import SCRIPTED
 from app.errors import UnavailableError
 from app.kernel import Kernel
-from app.library import Model
 from app.registry import Loading
+from app.stock import Model
 from inference.errors import LoadError
 from inference.protocol import Engine, OnProgress, Option, Spec
 from inference.remote import Ender, RemoteEngine

@@ -12,9 +12,9 @@ import structlog
 from app.errors import Failure, JobFailedError, UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
-from app.library import Model
 from app.models import Job
 from app.settings import Settings
+from app.stock import Model
 from tasks.child import Line, child, order_of
 from tasks.choice import quantization
 from tasks.standing import Standing

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from app.cli import admin, asks, batches, keys, library, work
+from app.cli import admin, asks, batches, keys, stock, work
 from app.errors import TokenyardError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 admin.register(app)
 asks.register(app)
-library.register(app)
+stock.register(app)
 work.register(app)
 app.add_typer(batches.batches, name="batch")
 app.add_typer(keys.keys, name="keys", rich_help_panel=admin.OWN)

@@ -40,7 +40,7 @@ def start() -> None:
 def stop(model: Model = None, force: Annotated[bool, typer.Option(help="Do not wait for its jobs.")] = False) -> None:
     """End the detached stack; or, with a MODEL, give that model's memory back."""
     if model is not None:
-        from app.cli.library import unload
+        from app.cli.stock import unload
 
         return unload(model, force=force)
     from app.cli.detached import stop

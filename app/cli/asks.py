@@ -70,7 +70,7 @@ class Chat:
     def make_ready(self) -> None:
         """Pulls the model where it is not here. Raises CommandError."""
         from app.cli.client import CommandError
-        from app.cli.library import fetch
+        from app.cli.stock import fetch
 
         try:
             missing = self._client.get(f"/models/{self._model}")["state"] != "ready"

@@ -20,7 +20,6 @@ from app.web import (
     groups,
     health,
     jobs,
-    library,
     login,
     metrics,
     model_routes,
@@ -31,6 +30,7 @@ from app.web import (
     pulls,
     queues,
     sessions,
+    stock,
     tokens,
     workers,
     ws,
@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     access.register(app, kernel)
     bodies.register(app)
     errors.register(app)
-    models = (pulls.pulls, model_routes.models, library.library, aliases.aliases, tokens.tokens)
+    models = (pulls.pulls, model_routes.models, stock.stock, aliases.aliases, tokens.tokens)
     nouns = (sessions.sessions, workers.workers, nodes.nodes, queues.queues, metrics.metrics, login.login)
     for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)

@@ -15,9 +15,9 @@ from flask import Flask, Response, current_app, g, has_request_context, request
 from app.apikeys import Identity, Keyring, Proof, Role
 from app.errors import KeyEndedError, NotAllowedError, TooManyRequestsError, UnavailableError
 from app.kernel import Kernel
-from app.library import Model
 from app.logins import csrf
 from app.rates import Rate
+from app.stock import Model
 from app.web.door import SAFE
 
 T = TypeVar("T")

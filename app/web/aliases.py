@@ -10,8 +10,8 @@ from app.kernel import Kernel
 from app.web.access import Access, identity, needs
 from app.web.answers import blueprint
 from app.web.current import here
-from app.web.library_answers import AliasAnswer, AliasesAnswer, AliasRemovedAnswer
 from app.web.schemas import ModelName, ModelPath, Strict
+from app.web.stock_answers import AliasAnswer, AliasesAnswer, AliasRemovedAnswer
 
 aliases = blueprint("aliases", "models", "What this machine can run.")
 

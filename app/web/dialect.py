@@ -6,7 +6,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.kernel import Kernel
-from app.library import Model
+from app.stock import Model
 from app.web.access import usable
 from app.web.formats import MAX_BYTES, schema_text
 from app.web.schemas import MAX_MESSAGES, ChatBody, Message

@@ -10,8 +10,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from app.library import Model
 from app.models import Job
+from app.stock import Model
 
 _OPEN, _CLOSE = "<think>", "</think>"
 _CALL, _CALLED = "<tool_call>", "</tool_call>"

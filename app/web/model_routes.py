@@ -7,8 +7,8 @@ from flask import Response, jsonify
 
 from app.cooldown import Cooldown
 from app.errors import UnavailableError
-from app.library import Model
 from app.registry import Card
+from app.stock import Model
 from app.web.access import for_operators, usable
 from app.web.answers import blueprint
 from app.web.current import here

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.cooldown import Cooldown
-from app.library import Model
 from app.registry import Card, Holding, Loading
+from app.stock import Model
 from app.web.access import for_operators
 from app.web.views import iso
 

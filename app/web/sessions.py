@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from app.web.access import identity
 from app.web.answers import blueprint
 from app.web.current import here
-from app.web.library_answers import SessionAnswer, SessionRemovedAnswer
+from app.web.stock_answers import SessionAnswer, SessionRemovedAnswer
 from app.web.views import iso
 
 sessions = blueprint("sessions", "sessions", "Conversations that the server remembers.")

@@ -9,11 +9,11 @@ from app.apikeys import Identity, Role
 from app.errors import InvalidRequestError, UnavailableError
 from app.jobs import Kind, State, new_id
 from app.kernel import Kernel
-from app.library import Model
 from app.models import Job
 from app.names import check_hub_name
 from app.pulls import pull_of
 from app.sessions import KEY
+from app.stock import Model
 from app.web.access import identity
 from app.web.errors import request_id
 from app.web.fold import opens_thought

@@ -9,9 +9,9 @@ from app import tokens as tokenizing
 from app.web.access import permitted
 from app.web.answers import blueprint
 from app.web.current import here
-from app.web.library_answers import DetokenizedAnswer, TokenizedAnswer
 from app.web.offload import offload
 from app.web.schemas import ModelName, Strict
+from app.web.stock_answers import DetokenizedAnswer, TokenizedAnswer
 
 tokens = blueprint("tokens", "models", "What this machine can run.")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.disk import delete_files, folder_of, is_here, name_of
-from app.library import Model
 from app.settings import Settings
+from app.stock import Model
 from tests.modelfiles import write_folder, write_gguf
 
 

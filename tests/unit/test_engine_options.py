@@ -8,9 +8,9 @@ import pytest
 
 from app import engine_options
 from app.errors import InvalidRequestError
-from app.library import Model
 from app.registry import Card
 from app.settings import Settings
+from app.stock import Model
 from inference import vlloptions
 from inference.errors import LoadError
 from inference.protocol import Spec

@@ -17,8 +17,8 @@ from app.errors import (
     ModelNotFoundError,
     TokenyardError,
 )
-from app.library import Standing
 from app.names import check_name
+from app.stock import Standing
 from app.store import Store
 from app.suggested import suggestions
 from tests.unit.conftest import make_job

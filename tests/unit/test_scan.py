@@ -15,10 +15,10 @@ from app.database import Database
 from app.disk import making
 from app.errors import BadModelError, ModelNotDownloadedError, ModelNotFoundError
 from app.jobs import Kind
-from app.library import Standing
 from app.models import Pull
 from app.scan import Report, Scan
 from app.settings import Settings
+from app.stock import Standing
 from app.store import Store
 from tests.modelfiles import LLAMA, write_folder, write_gguf
 from tests.unit.conftest import make_job

@@ -9,16 +9,16 @@ from flask import Response, jsonify
 
 from app.errors import InvalidRequestError, NotFoundError
 from app.jobs import Kind, State
-from app.library import Model
 from app.registry import Card, Holding
+from app.stock import Model
 from app.web.access import Access, identity, needs, permitted, usable
 from app.web.current import here
 from app.web.dialect import named
 from app.web.health import version
-from app.web.library import remove
 from app.web.ollama.answers import EMPTY, OllamaResidents, OllamaShown, OllamaTags, OllamaVersion, blueprint
 from app.web.ollama.names import LATEST, resolved, tagged
 from app.web.ollama.schemas import BlobPath, CopyRequest, Named
+from app.web.stock import remove
 from app.web.views import iso
 
 #: The year 2262: Ollama's own tools show it as "Forever".

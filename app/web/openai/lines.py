@@ -12,9 +12,9 @@ from app.errors import InvalidRequestError, ModelNotDownloadedError, NotAllowedE
 from app.events import Ended, Log
 from app.jobs import BATCH_PRIORITY, State
 from app.kernel import Kernel
-from app.library import Model
 from app.models import Batch, Job
 from app.results import usage_of
+from app.stock import Model
 from app.store import Detail
 from app.web.bodies import MAX_BODY, decode_object
 from app.web.errors import translating

@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from app.library import Model
+from app.stock import Model
 from app.web.access import permitted
 from app.web.current import here
 from app.web.dialect import named

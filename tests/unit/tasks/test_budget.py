@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.library import Model
 from app.settings import Settings
+from app.stock import Model
 from tasks.budget import Budget, Memory, need, too_large
 from tasks.choice import Candidate
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.library import Model
 from app.settings import Settings
+from app.stock import Model
 from inference.errors import LoadError
 from tasks.choice import choose, quantization
 

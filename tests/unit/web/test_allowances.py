@@ -11,7 +11,7 @@ from flask import Flask
 from app.apikeys import Role
 from app.jobs import BATCH_PRIORITY
 from app.kernel import Kernel
-from app.library import Model
+from app.stock import Model
 from app.web import create_app
 
 from .conftest import Broker, Worker, kernel_of, settings_of

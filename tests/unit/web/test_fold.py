@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.library import Model
 from app.models import Job
+from app.stock import Model
 from app.web.fold import Fold, Parts, opens_thought
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("weather", "time")]

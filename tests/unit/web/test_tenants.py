@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from app.apikeys import Role
 from app.kernel import Kernel
-from app.library import Model
+from app.stock import Model
 
 from .conftest import Worker
 from .test_chat import BODY

@@ -17,21 +17,21 @@ from app.examine import facts_of
 from app.fit import verdict
 from app.jobs import State
 from app.kernel import Kernel
-from app.library import Model
 from app.registry import Card
+from app.stock import Model
 from app.suggested import Suggestion, suggestions
 from app.web.access import Access, for_operators, identity, needs, permitted, usable
 from app.web.answers import blueprint
 from app.web.current import here
-from app.web.library_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
 from app.web.offload import offload
 from app.web.residence import residence
 from app.web.schemas import ModelName, ModelPath, Quantize, Strict
+from app.web.stock_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
 from app.web.views import iso
 
 log = structlog.get_logger(__name__)
 
-library = blueprint("library", "models", "What this machine can run.")
+stock = blueprint("library", "models", "What this machine can run.")
 
 _OF_FILES = ("architecture", "family", "task", "parameters", "context", "dtype", "quantization", "template", "licence")
 
@@ -57,7 +57,7 @@ class RemoveQuery(Strict):
     force: bool = Field(False, description="Ends the model's open jobs, and unloads it, first.")
 
 
-@library.get("/models/suggested", summary="Suggest models", responses={200: SuggestedAnswer})
+@stock.get("/models/suggested", summary="Suggest models", responses={200: SuggestedAnswer})
 def suggest_models() -> Response:
     """Current models under their short names: which fit this machine, and which are here already."""
     kernel = here().kernel
@@ -66,7 +66,7 @@ def suggest_models() -> Response:
     return jsonify({"models": [_suggestion(entry, memory, here_now) for entry in suggestions()]})
 
 
-@library.post("/models/scan", summary="Look for models", responses={202: ScanAskedAnswer})
+@stock.post("/models/scan", summary="Look for models", responses={202: ScanAskedAnswer})
 @needs(Access.OPERATORS)
 def start_scan(query: ScanQuery) -> tuple[Response, int]:
     """Has the keeper look at the disk: what is gone, and what other tools have put there. GET tells its end."""
@@ -74,7 +74,7 @@ def start_scan(query: ScanQuery) -> tuple[Response, int]:
     return jsonify({"status": "accepted"}), 202
 
 
-@library.get("/models/scan", summary="Show the last look for models", responses={200: ScanAnswer})
+@stock.get("/models/scan", summary="Show the last look for models", responses={200: ScanAnswer})
 @needs(Access.OPERATORS)
 def show_scan() -> Response:
     """What it found, and what it left out and why."""
@@ -85,7 +85,7 @@ def show_scan() -> Response:
     return jsonify(shown | {"started_at": iso(report.started_at), "finished_at": iso(report.finished_at)})
 
 
-@library.post("/models/import", summary="Import a model", responses={201: ModelAnswer})
+@stock.post("/models/import", summary="Import a model", responses={201: ModelAnswer})
 @needs(Access.OPERATORS)
 def import_model(body: ImportBody) -> tuple[Response, int]:
     """Lists a folder or a GGUF file that lies on this machine, where it is; with `copy` as a copy of our own."""
@@ -100,14 +100,14 @@ def import_model(body: ImportBody) -> tuple[Response, int]:
     return _show(kernel, imports.register(kernel.catalog, name, path, facts, quantize=body.quantize)), 201
 
 
-@library.get("/models/<path:name>", summary="Show a model", responses={200: ModelAnswer})
+@stock.get("/models/<path:name>", summary="Show a model", responses={200: ModelAnswer})
 def show_model(path: ModelPath) -> Response:
     """What its own files say of it, and whether it fits this machine."""
     kernel = here().kernel
     return _show(kernel, permitted(kernel.catalog.find(path.name)))
 
 
-@library.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
+@stock.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
 @needs(Access.OPERATORS)
 def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
     """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
