@@ -72,7 +72,10 @@ class ScriptedEngine:
             if self._closed:
                 raise EngineDiedError("The engine is closed.")
             answer = self._answers[request.id] = _Answer(request)
-            self._room.enter(answer, priority=request.priority)
+            if request.remaining > 0:
+                self._room.enter(answer, priority=request.priority)
+            else:  # it ends at once, and needs no slot for that
+                self._active.append(answer)
             self._changed.notify()
 
     def abort(self, request_id: str) -> None:

@@ -188,10 +188,12 @@ def test_whoever_waits_is_admitted_by_priority_then_arrival(load: Load) -> None:
     listener.wait_first("first")
     for request_id, priority in (("batch", 7), ("usual", 5), ("usual 2", 5), ("urgent", 0)):
         listener.engine.submit(make_request(request_id, max_tokens=2, priority=priority, ignore_eos=True))
-    listener.engine.abort("first")  # told after the others: they wait by then
+    # Prompts are prepared in order, and an abort overtakes them: with this one's answer the others wait for a slot.
+    listener.ask(make_request("nothing", max_tokens=3, emitted=Emitted("t0 t1 t2", (0, 1, 2), 3)))
+    listener.engine.abort("first")
     listener.answer("batch", "usual", "usual 2", "urgent")
     order = list(dict.fromkeys(chunk.id for chunk in listener.chunks if chunk.id))  # one without is the engine's report
-    assert order == ["first", "urgent", "usual", "usual 2", "batch"]
+    assert order == ["first", "nothing", "urgent", "usual", "usual 2", "batch"]
 
 
 @pytest.mark.breaks_the_engine
