@@ -4,10 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
-import redis
 import structlog
 from celery import Celery
-from kombu.exceptions import LimitExceeded, OperationalError
 
 from app.bus import Bus, Entry
 from app.errors import Failure, UnavailableError
@@ -18,6 +16,7 @@ from app.models import Job, Pull
 from app.pulls import pull_of
 from app.registry import Registry
 from app.results import result_of
+from app.sending import producer
 from app.stock import Model
 from app.store import Hint, Key, Outcome, Store
 
@@ -29,8 +28,6 @@ NODE = "dispatch"
 SPREAD_AFTER = 1.0
 #: Messages that are sent again at once; there are never many, but for a broker that came back empty.
 MAX_RESENT = 1000
-#: Seconds that a message waits for one of the few connections that send: a broker that hangs may have them all.
-PATIENCE = 5.0
 
 
 class Dispatcher:
@@ -168,8 +165,8 @@ class Dispatcher:
         for sent, hint in enumerate(hints):
             try:
                 self._publish(hint)
-            except (OSError, OperationalError, LimitExceeded, redis.RedisError) as error:
-                log.warning("not_sent", jobs=len(hints) - sent, reason=str(error))
+            except UnavailableError as error:
+                log.warning("not_sent", jobs=len(hints) - sent, reason=str(error.__cause__))
                 self._take_back(hints[sent:])
                 return
 
@@ -180,9 +177,8 @@ class Dispatcher:
         message = self._celery.amqp.as_task_v2(
             hint.id, task_of(hint.kind), args=(hint.id,), kwargs={}, argsrepr=f"({hint.id!r},)", kwargsrepr="{}"
         )
-        # Celery's own pool of producers waits for a connection without an end.
-        with self._celery.pool.acquire(block=True, timeout=PATIENCE) as connection:
-            self._celery.amqp.Producer(connection).publish(
+        with producer(self._celery) as sender:
+            sender.publish(  # type: ignore[no-untyped-call]
                 message.body,
                 exchange="",  # the anonymous one: its routing key is the queue
                 routing_key=queue,

@@ -7,10 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
-import redis
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from app import placement
 from app.catalog import Catalog
@@ -18,6 +16,7 @@ from app.cooldown import Cooldown, Cooldowns
 from app.drains import Drains
 from app.errors import Failure, ModelCooldownError, ModelNotDownloadedError, UnavailableError
 from app.registry import Card, Loading, Registry
+from app.sending import tell
 
 log = structlog.get_logger(__name__)
 
@@ -159,12 +158,7 @@ class Loads:
 
     def ask(self, verb: str, model: str, nodes: Iterable[str], **arguments: object) -> None:
         """Sends workers a control command about a model. Raises UnavailableError."""
-        try:
-            self._celery.control.broadcast(verb, arguments={"model": model, **arguments}, destination=list(nodes))
-        except (OSError, OperationalError, redis.RedisError) as error:
-            raise UnavailableError(
-                "broker_unavailable", "The broker does not answer. Try again in a few seconds; nothing was changed."
-            ) from error
+        tell(self._celery, verb, list(nodes), model=model, **arguments)
 
     def _send(self, model: str, card: Card, **arguments: object) -> None:
         if not self._registry.reserve(model, PLACING):

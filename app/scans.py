@@ -3,13 +3,12 @@
 import msgspec
 import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from app.broker import available
 from app.bus import PREFIX
-from app.errors import UnavailableError
 from app.jobs import MAINTENANCE_QUEUE, SCAN_TASK
 from app.scan import Report
+from app.sending import producer
 
 _KEY = PREFIX + "scan"
 #: How long a report stays, in seconds.
@@ -28,12 +27,10 @@ class Scans:
 
     def ask(self, *, unhide: bool = False) -> None:
         """Has the keeper scan. Raises UnavailableError."""
-        try:
-            self._celery.send_task(SCAN_TASK, kwargs={"unhide": unhide}, queue=MAINTENANCE_QUEUE, retry=False)
-        except (OSError, OperationalError, redis.RedisError) as error:
-            raise UnavailableError(
-                "broker_unavailable", "The broker does not answer. Try again in a few seconds; nothing was changed."
-            ) from error
+        with producer(self._celery) as sender:
+            self._celery.send_task(
+                SCAN_TASK, kwargs={"unhide": unhide}, queue=MAINTENANCE_QUEUE, retry=False, producer=sender
+            )
 
     def tell(self, report: Report) -> None:
         """Keeps a report. Raises UnavailableError."""

@@ -1,14 +1,13 @@
 """What a worker listens to: the queues of the models that it holds, and no others."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
-import redis
 import structlog
-from kombu.exceptions import OperationalError
 
+from app.errors import UnavailableError
 from app.jobs import model_queue
+from app.sending import tell
 from tasks.garage import Garage
 
 log = structlog.get_logger(__name__)
@@ -26,11 +25,11 @@ class Ears:
 
     def consume(self, queue: str) -> None:
         """From now on its messages come here too."""
-        self._tell(self._celery.control.add_consumer, queue)
+        self._tell("add_consumer", queue)
 
     def cease(self, queue: str) -> None:
         """They do no more."""
-        self._tell(self._celery.control.cancel_consumer, queue)
+        self._tell("cancel_consumer", queue)
 
     def mend(self, garage: Garage) -> None:
         """Consumes what should be consumed, and nothing else: the message that said so may have been lost."""
@@ -45,8 +44,10 @@ class Ears:
             if queue.startswith(model_queue("")):
                 self.cease(queue)
 
-    def _tell(self, command: Callable[..., Any], queue: str) -> None:
+    def _tell(self, verb: str, queue: str) -> None:
         try:
-            command(queue, destination=[self._node])
-        except (OSError, OperationalError, redis.RedisError) as error:
-            log.warning("not_told", queue=queue, reason=str(error))  # a later renewal sees what is not consumed
+            tell(self._celery, verb, [self._node], queue=queue)
+        except UnavailableError as error:
+            log.warning(
+                "not_told", queue=queue, reason=str(error.__cause__)
+            )  # a later renewal sees what is not consumed

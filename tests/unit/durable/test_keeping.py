@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from app import dispatch
+from app import sending
 from app.bus import ENDS
 from app.errors import UnavailableError
 from app.jobs import State
@@ -17,6 +17,7 @@ from app.place import place_of
 from app.registry import SWEEPER
 from tasks import lease as leases
 from tasks import watchdog
+from tasks.ears import Ears
 from tasks.gate import Gate
 from tasks.lease import LOST, Lease
 from tasks.life import Departure
@@ -130,17 +131,30 @@ def test_a_lost_message_is_sent_again_though_later_ones_stand_in_the_queue(
     assert kernel.bus.queue_length("model.scripted") == 2
 
 
-def test_a_job_is_accepted_though_a_broker_that_hangs_has_every_connection_that_sends(
+def test_nobody_waits_for_long_for_a_broker_that_hangs_and_has_every_connection_that_sends(
     kernel: Kernel, desk: Desk, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatch, "PATIENCE", 0.01)
+    monkeypatch.setattr(sending, "PATIENCE", 0.01)
     pool = kernel.dispatcher._celery.pool
     taken = [pool.acquire(block=True) for _ in range(pool.limit)]
     job_id = desk.submit()
-    submitting = threading.Thread(target=kernel.dispatcher.release, args=("scripted",), daemon=True)
-    submitting.start()
-    submitting.join(10)
-    held = submitting.is_alive()
+    ears = Ears(kernel.dispatcher._celery, worker.node)
+
+    def ask() -> None:
+        with pytest.raises(UnavailableError):
+            kernel.loads.ask("load", "scripted", [worker.node])
+        with pytest.raises(UnavailableError):
+            kernel.scans.ask()
+
+    sending_all = [
+        threading.Thread(target=send, args=args, daemon=True)
+        for send, *args in ((kernel.dispatcher.release, "scripted"), (ears.consume, "model.scripted"), (ask,))
+    ]
+    for thread in sending_all:
+        thread.start()
+    for thread in sending_all:
+        thread.join(10)
+    held = [thread for thread in sending_all if thread.is_alive()]
     for connection in taken:
         connection.release()
 

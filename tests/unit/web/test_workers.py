@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from app import loads
 from app.errors import Failure
 from app.kernel import Kernel
 from app.registry import Card, Holding, Loading
@@ -18,14 +19,14 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture
-def told(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What workers were asked."""
     asked: list[dict[str, Any]] = []
 
-    def broadcast(verb: str, arguments: dict[str, Any], destination: list[str]) -> None:
-        asked.append({"verb": verb, "to": destination, **arguments})
+    def tell(_celery: object, verb: str, nodes: list[str], **arguments: object) -> None:
+        asked.append({"verb": verb, "to": nodes, **arguments})
 
-    monkeypatch.setattr(kernel.loads._celery.control, "broadcast", broadcast)
+    monkeypatch.setattr(loads, "tell", tell)
     return asked
 
 
