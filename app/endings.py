@@ -14,6 +14,9 @@ from app.locks import hold
 from app.models import Job
 
 _UNSYNCHRONIZED = {"synchronize_session": False}
+#: When a job was sent that is in the queue again. Nothing releases pulls but their submission: for the sweep, their
+#: messages were lost long ago.
+NOT_SENT = sa.case((Job.kind == Kind.PULL, 0.0), else_=None)
 
 
 class Outcome(NamedTuple):
@@ -75,8 +78,7 @@ def _back_in_queue(now: float) -> dict[str, Any]:
     longer = sa.case((sa.or_(Job.held, Job.expires_at > patience), Job.expires_at), else_=patience)
     return {
         "status": State.QUEUED,
-        # Nothing releases pulls but their submission: for the sweep, this message was lost long ago.
-        "released_at": sa.case((Job.kind == Kind.PULL, 0.0), else_=None),
+        "released_at": NOT_SENT,
         "ran": ran,
         "expires_at": longer,
     }

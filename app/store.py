@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app import keys, totals
-from app.endings import Outcome, end, end_queued, error_columns, overdue, requeue
+from app.endings import NOT_SENT, Outcome, end, end_queued, error_columns, overdue, requeue
 from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.keys import Key
@@ -103,9 +103,9 @@ class Store(Reads):
     def unrelease(self, ids: Iterable[str]) -> None:
         """Takes back what could not be sent, or could not run where it arrived."""
         with self._db.write() as session:
-            waiting = Job.id.in_(list(ids)), Job.status == State.QUEUED, Job.kind != Kind.PULL
+            waiting = Job.id.in_(list(ids)), Job.status == State.QUEUED
             hold(session, *waiting)
-            _updated(session, sa.update(Job).where(*waiting).values(released_at=None))
+            _updated(session, sa.update(Job).where(*waiting).values(released_at=NOT_SENT))
 
     def touch_released(self, ids: Iterable[str]) -> None:
         """Notes that these were sent again just now."""

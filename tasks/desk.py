@@ -35,8 +35,11 @@ class Desk:
 
         Raises JobFailedError once the row has failed. Returns quietly where the job is another's, or was ended.
         """
-        if self._closing.is_set() or self._kernel.settings.node in self._kernel.drains.all():
-            return  # it is sent again, to whoever is there
+        if self._closing.is_set():
+            self._kernel.store.unrelease([job_id])  # the next sweep sends it, to whoever is there
+            return
+        if self._kernel.settings.node in self._kernel.drains.all():
+            return  # it is sent again when it counts as lost
         watcher = self._claimed(job_id)
         if watcher is None:
             self._tidy_after(job_id)

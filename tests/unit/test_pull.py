@@ -345,6 +345,17 @@ def test_a_puller_that_stops_hands_back_and_the_next_one_goes_on(yard: Yard) -> 
     assert shares == sorted(shares)
 
 
+def test_a_message_that_comes_to_a_puller_on_its_way_out_is_sent_by_the_next_sweep(yard: Yard) -> None:
+    job_id = yard.submit("gpt2")
+    [(_, before)] = yard.kernel.store.unclaimed()
+    yard.desk.close()
+    yard.desk.take(job_id)
+    [(_, after)] = yard.kernel.store.unclaimed()
+
+    assert before < Settings(_env_file=None).resend_seconds < after
+    assert yard.get(job_id).job.status == State.QUEUED
+
+
 def test_the_same_model_twice_is_one_download_with_two_watchers(yard: Yard) -> None:
     first, second, third = (yard.submit("gpt2") for _ in range(3))
 
