@@ -9,6 +9,7 @@ import msgspec
 
 from bench import arrivals, durability, engines, ours, report
 from bench.results import Row, failure, keep, kept, machine
+from tests.stack import take_sigterm_for_ctrl_c
 
 Measure = Callable[[bool], list[Row]]
 #: By name, in the page's order; those of `SLOW` are left out of the quick form.
@@ -36,6 +37,7 @@ SLOW = {"vllm", "offline", "plain", "transformers", "up"}
 
 def main() -> None:
     """Runs what was asked for; what fails is said, and the rest goes on."""
+    take_sigterm_for_ctrl_c()
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(MEASURES)}; all of them")
     parser.add_argument("--quick", action="store_true", help="five minutes: fewer runs, and no slow engine")

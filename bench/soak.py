@@ -23,7 +23,7 @@ from websocket import WebSocketException, create_connection
 
 from tests import badinput
 from tests.badinput import BROKEN, CASES, FRAMES, GOOD, RAW
-from tests.stack import Stack, broker
+from tests.stack import Stack, broker, take_sigterm_for_ctrl_c
 
 PARTS = ("web", "worker", "puller", "keeper", "beat")
 TEXT, BINARY = 1, 2
@@ -59,8 +59,11 @@ class Soak:
         with ThreadPoolExecutor(len(senders) + 2) as pool:
             working = [pool.submit(self._often, sender) for sender in senders]
             working += [pool.submit(self._sockets), pool.submit(self._measure)]
-            for work in working:
-                work.result()
+            try:
+                for work in working:
+                    work.result()
+            finally:
+                self._until = 0.0  # whoever was interrupted waits for no sender
 
     def _often(self, send: Callable[[httpx.Client], None]) -> None:
         with httpx.Client(base_url=self._stack.url, timeout=30, trust_env=False) as client:
@@ -162,6 +165,7 @@ def stack(folder: Path) -> Iterator[Stack]:
 
 def main() -> int:
     """Returns the exit code."""
+    take_sigterm_for_ctrl_c()
     given = [float(word) for word in sys.argv[1:]]
     minutes, pace = (*given, *(30.0, PACE)[len(given) :])
     seed = random.SystemRandom().randrange(1 << 32)

@@ -15,7 +15,7 @@ import pytest
 from tests import postgres as postgresql
 from tests.checkpoints import Checkpoints, make_checkpoint
 from tests.needs import require, unreadable
-from tests.stack import Stack, broker
+from tests.stack import Stack, broker, take_sigterm_for_ctrl_c
 
 # As the owners of engines set it for their children: threads that spin while they wait take the cores from each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,6 +28,11 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tokeny
 
 
 collect_ignore = unreadable(Path(__file__).parent)
+
+
+def pytest_configure() -> None:
+    """A run that is ended ends what it started."""
+    take_sigterm_for_ctrl_c()
 
 
 def pytest_report_header() -> list[str]:

@@ -22,6 +22,11 @@ BIN = Path(sys.executable).parent
 Value = TypeVar("Value")
 
 
+def take_sigterm_for_ctrl_c() -> None:
+    """SIGTERM leaves each block by its end from now on, as Ctrl-C does: no process that was started stays behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def free_port() -> int:
     """A port that nobody listens on just now."""
     with socket.socket() as probe:
