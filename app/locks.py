@@ -22,6 +22,11 @@ def is_postgresql(session: Session) -> bool:
     return session.get_bind().dialect.name == "postgresql"
 
 
+def is_writing(session: Session) -> bool:
+    """Whether the transaction is one of `Database.write()`."""
+    return session.get_bind().get_execution_options().get("begin") == "IMMEDIATE"
+
+
 def alone(session: Session, what: str) -> None:
     """From here to the end of the transaction, nobody else is in a step of this name."""
     if is_postgresql(session):

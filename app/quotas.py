@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import QueueFullError
 from app.jobs import Kind, State
-from app.locks import alone
+from app.locks import alone, is_writing
 from app.models import ApiKey, Job
 
 
@@ -28,13 +28,19 @@ def check_queued(session: Session, tenant: str, most: int | None, jobs: int) -> 
 
 
 def free(session: Session, tenants: Collection[str]) -> dict[str, int]:
-    """How many more jobs of each may go out, where its keys say how many may run at once."""
+    """How many more jobs of each may go out, where its keys say how many may run at once.
+
+    To the end of a transaction that writes, nobody else counts: another model's jobs run on the same keys.
+    """
     named = [tenant for tenant in tenants if tenant]
     most = (
         {name: count for name, count in session.execute(_MOST, {"tenants": named, "now": time.time()})} if named else {}
     )
     if not most:
         return {}
+    if is_writing(session):
+        # One name for all tenants: two who hold some of them would wait for each other. A model's own comes before it.
+        alone(session, "running")
     out = {tenant: count for tenant, count in session.execute(_OUT, {"tenants": list(most)})}
     return {tenant: max(0, count - out.get(tenant, 0)) for tenant, count in most.items()}
 

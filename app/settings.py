@@ -79,7 +79,7 @@ class Settings(BaseSettings):
 
     hf_home: Path | None = None
     hf_hub_cache: Path | None = None
-    hf_endpoint: str = "https://huggingface.co"
+    hf_endpoint: str = Field(default="https://huggingface.co", repr=False)  # a mirror's may hold a password
     hf_token: SecretStr | None = None
     hf_redirect_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     max_concurrent_pulls: Annotated[int, Field(ge=1, le=32)] = 2

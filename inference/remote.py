@@ -184,7 +184,7 @@ ENVIRONMENT = {
 
 #: What an engine, which reads files of strangers, does not need to know.
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-SECRETS = ("API_KEY", "API_KEY_FILE", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", *TOKENS)
+SECRETS = ("API_KEY", "API_KEY_FILE", "TOKENYARD_API_KEY", "REDIS_URL", "DATABASE_URL", "HF_ENDPOINT", *TOKENS)
 
 
 def _environment() -> dict[str, str]:

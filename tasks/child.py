@@ -1,6 +1,7 @@
 """The child that downloads: what it is told, and its lines."""
 
 import os
+import re
 import selectors
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from inference.remote import SECRETS, TOKENS
 
 #: How often its reader looks up without a line, in seconds.
 POLL_SECONDS = 0.25
+_USERINFO = re.compile(r"//[^/]*@")
 
 Line = dict[str, Any]
 
@@ -60,7 +62,8 @@ def order_of(settings: Settings, model: str, **fields: Any) -> Line:
     """What a download of a model is told."""
     return {
         "repo": model,
-        "endpoint": settings.hf_endpoint.rstrip("/"),
+        # All of the order is in the list of processes. Credentials reach the child in its environment.
+        "endpoint": _USERINFO.sub("//", settings.hf_endpoint.rstrip("/")),
         "cache": str(settings.hub_cache),
         "converted": str(folder_of(settings, model)) if settings.allow_pickle_conversion else "",
         "staging": str(settings.data_dir / "pulls"),

@@ -5,6 +5,7 @@ import json
 import re
 import struct
 import threading
+from base64 import b64encode
 from collections.abc import Collection, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
@@ -41,7 +42,8 @@ Content = bytes | Hole
 class FakeHub:
     """Repositories as {name: {file: content}}, each with the one branch `main`. A context manager with a `url`.
 
-    `gated` repositories are listed, but their files want `token`. `throttle` is in bytes a second, for each body.
+    With a `login` ("name:password") everything wants it. `gated` repositories are listed, but their files want `token`.
+    `throttle` is in bytes a second, for each body.
     Faults, each counted down: `stumbles` requests are answered 503, and `limits` with 429 and `retry_after`; of large
     bodies `cuts` break off in their middle, `stalls` fall silent there, and `flips` have a wrong byte. Bodies come
     from `redirect` where it is set, as from a content network, and listings from `moved`. Without `ranges`, each body
@@ -53,6 +55,7 @@ class FakeHub:
         repos: Mapping[str, Mapping[str, Content]],
         *,
         gated: Collection[str] = (),
+        login: str = "",
         token: str | None = None,
         throttle: float | None = None,
         stumbles: int = 0,
@@ -68,6 +71,7 @@ class FakeHub:
     ) -> None:
         self.repos = repos
         self.gated = gated
+        self.login = login
         self.token = token
         self.throttle = throttle
         self.faults = {"stumbles": stumbles, "limits": limits, "cuts": cuts, "stalls": stalls, "flips": flips}
@@ -173,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.strikes("limits"):
             raise _Refusal(429, message="too many", Retry_After=self.hub.retry_after)
         given = self.headers.get("Authorization")
-        if given is not None and given != f"Bearer {self.hub.token}":
+        login = "Basic " + b64encode(self.hub.login.encode()).decode() if self.hub.login else None
+        if given != login and (login or given != f"Bearer {self.hub.token}"):
             raise _Refusal(401, message="Invalid credentials in Authorization header")
         if match := _API.fullmatch(path):
             self._api(**match.groupdict())

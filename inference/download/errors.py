@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from inference.download.order import Order
+from inference.download.order import Order, credentials
 
 
 class DownloadError(Exception):
@@ -99,6 +99,8 @@ def _refusal(error: RefusedError, order: Order) -> DownloadError:
             f"'{repo}' is gated. Accept its terms at {page}, make a read token at {tokens}, set HF_TOKEN to it "
             "(in .env), restart, and pull again.",
         )
+    if error.status == HTTPStatus.UNAUTHORIZED and credentials():
+        return DownloadError("bad_token", f"{order.endpoint} does not know the name and password in HF_ENDPOINT.")
     if error.reason == "RevisionNotFound":
         return DownloadError("revision_not_found", f"'{repo}' has no revision '{order.revision}'. {page} lists them.")
     if error.status == HTTPStatus.UNAUTHORIZED and get_token():

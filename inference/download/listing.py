@@ -11,7 +11,7 @@ from huggingface_hub.hf_api import RepoSibling
 
 from inference.download.choice import choose
 from inference.download.errors import DownloadError, refused_redirect
-from inference.download.order import Order
+from inference.download.order import Order, credentials
 from inference.download.patience import patiently
 
 #: How often a hub is asked for its listing before it counts as unreachable.
@@ -73,7 +73,8 @@ def _confine(order: Order) -> None:
         if request.url.host not in hosts:
             raise refused_redirect(order.endpoint, f"{request.url.scheme}://{request.url.host}")
 
-    set_client_factory(lambda: httpx2.Client(event_hooks={"request": [check]}, follow_redirects=True, timeout=TIMEOUT))
+    hooks, own = {"request": [check]}, credentials()
+    set_client_factory(lambda: httpx2.Client(auth=own, event_hooks=hooks, follow_redirects=True, timeout=TIMEOUT))
 
 
 def _told(sibling: RepoSibling) -> File | None:

@@ -1,5 +1,8 @@
 """What to download."""
 
+import os
+from urllib.parse import unquote, urlsplit
+
 import msgspec
 
 
@@ -7,7 +10,7 @@ class Order(msgspec.Struct, frozen=True):
     """A model to fetch, and the bounds of fetching it. Sizes are bytes, times seconds."""
 
     repo: str  #: "gpt2", "owner/name" or "owner/name:Q4_K_M"
-    endpoint: str  #: the hub's address
+    endpoint: str  #: the hub's address, without credentials
     cache: str  #: the folder that the hub's tools on this machine share
     revision: str | None = None  #: a branch, a tag or a commit; None: the default branch
     commit: str | None = None  #: the commit that an earlier attempt began with
@@ -27,3 +30,9 @@ class Order(msgspec.Struct, frozen=True):
     def quant(self) -> str:
         """The quantization asked for, or nothing."""
         return self.repo.partition(":")[2]
+
+
+def credentials() -> tuple[str, str] | None:
+    """The name and password of `HF_ENDPOINT=https://name:password@mirror`. An order has none: processes are listed."""
+    parts = urlsplit(os.environ.get("HF_ENDPOINT", ""))
+    return None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))

@@ -15,7 +15,7 @@ from huggingface_hub.utils._headers import build_hf_headers
 from urllib3.response import BaseHTTPResponse
 
 from inference.download.errors import DownloadError, RefusedError, refused_redirect
-from inference.download.order import Order
+from inference.download.order import Order, credentials
 
 #: Where Hugging Face keeps its files. Its mirrors send their clients there too.
 STORES = ("huggingface.co", "hf.co")
@@ -36,6 +36,8 @@ class Hub:
         self._hosts = {urlsplit(order.endpoint).hostname, *order.hosts}
         self._timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=order.stall)
         self._headers = build_hf_headers(token=get_token(), library_name="tokenyard")
+        if own := credentials():
+            self._headers |= urllib3.make_headers(basic_auth=":".join(own))
         self._context = httpx.create_ssl_context()
         self._pools: dict[str, urllib3.PoolManager] = {}
 

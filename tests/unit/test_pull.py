@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import structlog
 
@@ -444,3 +445,25 @@ def test_what_stands_is_never_whole_before_the_end_nor_behind_what_was_told() ->
     standing = Standing()
     standing.hear({"total": 100_000, "files": 1, "commit": "c", "downloaded": 10})
     assert standing.columns(70_000)["downloaded_bytes"] == 70_000
+
+
+def test_the_password_of_a_hub_is_used_and_stands_in_no_list_of_processes(yard: Yard) -> None:
+    with FakeHub(REPOS, login="me:p@ss word", throttle=300_000) as hub:
+        yard.serve(hub, hf_endpoint=hub.url.replace("//", "//me:p%40ss%20word@") + "/")
+        job_id = yard.submit("gpt2")
+        thread = yard.start(job_id)
+        eventually(lambda: yard.moves(job_id), what="bytes")
+        listed = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        assert any("inference.download" in line and hub.url in line for line in listed)
+        assert not any(word in line for line in listed for word in ("me:", "p@ss", "p%40ss"))
+        hub.throttle = None
+        thread.join()
+        assert yard.get(job_id).job.status == State.SUCCEEDED
+        hub.login = "changed"
+        refused = yard.submit("owner/name")
+        with pytest.raises(JobFailedError, match="HF_ENDPOINT"):
+            yard.desk.take(refused)
+    told = yard.get(refused).job
+    assert told.error_code == "bad_token"
+    assert not any(word in f"{told.error_message} {told.traceback}" for word in ("me:", "p@ss", "p%40ss"))
+    assert "p%40ss" not in repr(yard.kernel.settings)

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 
 from app.apikeys import ApiKeys, Role
 from app.batches import Batches
@@ -12,6 +13,7 @@ from app.errors import QueueFullError
 from app.jobs import State
 from app.models import Batch
 from app.store import Outcome, Store
+from tests.stack import eventually
 from tests.unit.conftest import make_job
 
 
@@ -78,6 +80,27 @@ def test_no_more_run_at_once_than_a_key_allows(store: Store, database: Database,
     assert released(store) == [ours[2].id]
     ApiKeys(database, Clock()).revoke("alice")
     assert released(store) == [ours[3].id]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite has one writer at a time
+def test_two_models_do_not_give_the_last_place_of_a_key_to_both_at_once(store: Store, database: Database) -> None:
+    ApiKeys(database, Clock()).create("alice", Role.USER, max_running=1)
+    jobs = [make_job(tenant="alice", model=model) for model in ("m", "n")]
+    for job in jobs:
+        store.submit(job)
+    waits = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+
+    def is_waiting() -> bool:
+        with database.read() as session:
+            return bool(session.scalar(waits))
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as session:
+            first = store._release(session, "m", 4)
+            second = pool.submit(released, store, 4, "n")
+            eventually(is_waiting, what="the other model's release")
+        assert [hint.id for hint in first] == [jobs[0].id]
+        assert second.result() == []
 
 
 def test_a_thousand_jobs_of_one_tenant_leave_another_s_first_one_its_turn(store: Store, life: str) -> None:

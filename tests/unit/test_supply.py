@@ -1,6 +1,7 @@
 """What is installed: every package pinned, with the hash of each of its files, from wherever a machine has them."""
 
 import re
+import subprocess
 
 from tests.stack import ROOT
 
@@ -36,3 +37,14 @@ def test_what_is_not_hashed_is_pinned() -> None:
         for line in file.read_text().splitlines():
             if line.strip() and not line.startswith(("#", "-r ", " ")):
                 assert _PIN.match(line), f"{file.name}: {line}"
+
+
+def test_the_audit_asks_for_all_of_them_and_calls_nothing_clean_that_it_could_not_look_up() -> None:
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "audit"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    calls = [call for call in re.split(r"&&|;", recipe) if "pip-audit --" in call]
+    asked = {name for call in calls for name in re.findall(r"requirements\S*", call)}
+    included = {name for name in asked for name in re.findall(r"^-r (\S+)", (ROOT / name).read_text(), re.MULTILINE)}
+    assert asked | included >= {file.name for file in ROOT.glob("requirements*.txt")}
+    assert all("--strict" in call for call in calls)
