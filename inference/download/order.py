@@ -1,9 +1,9 @@
 """What to download."""
 
-import os
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+from huggingface_hub import constants
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -34,5 +34,5 @@ class Order(msgspec.Struct, frozen=True):
 
 def credentials() -> tuple[str, str] | None:
     """The name and password of `HF_ENDPOINT=https://name:password@mirror`. An order has none: processes are listed."""
-    parts = urlsplit(os.environ.get("HF_ENDPOINT", ""))
+    parts = urlsplit(constants.ENDPOINT)
     return None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
