@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from bench import arrivals, durability, engines, ours, report
+from bench import arrivals, durability, earlier, engines, ours, report
 from bench.results import Row, failure, keep, kept, machine
 from tests.stack import take_sigterm_for_ctrl_c
 
@@ -20,6 +20,7 @@ MEASURES: dict[str, Measure] = {
     "llamacpp": engines.llamacpp,
     "transformers": engines.transformers,
     "cost": durability.cost,
+    "earlier": earlier.durability,
     "turn": durability.turn,
     "relay": ours.relay,
     "thousand": ours.thousand,

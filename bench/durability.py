@@ -73,7 +73,7 @@ def _ended(client: httpx.Client, group: str) -> None:
     client.get(f"/groups/{group}/stream").raise_for_status()
 
 
-def _of_streams(client: httpx.Client, streams: int) -> float:
+def of_streams(client: httpx.Client, streams: int) -> float:
     """And as held streams, each read by a client that shares the machine."""
 
     def read(_: int) -> None:
@@ -106,7 +106,7 @@ def _compared(stack: Stack, client: httpx.Client, alone: Alone, streams: int, pa
     sides: dict[str, Callable[[int], float]] = {
         "alone": alone.rate,
         "jobs": lambda count: _of_jobs(client, count),
-        "streams": lambda count: _of_streams(client, count),
+        "streams": lambda count: of_streams(client, count),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     spent: dict[str, Counter[str]] = {name: Counter() for name in sides}

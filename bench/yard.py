@@ -7,16 +7,20 @@ from pathlib import Path
 
 import psutil
 
-from tests.stack import Stack, broker, eventually
+from tests.stack import ROOT, Stack, broker, eventually
 
 PARTS = ("web", "cpu.0", "keeper", "beat")
 
 
 @contextmanager
-def yard(*parts: str, **settings: str) -> Iterator[Stack]:
-    """A stack on free ports, in a folder that goes with it. Without a worker, jobs stay where they are."""
+def yard(*parts: str, root: str | Path = ROOT, **settings: str) -> Iterator[Stack]:
+    """A stack on free ports, in a folder that goes with it. Without a worker, jobs stay where they are.
+
+    `root` is where its code is.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, broker(Path(folder)) as url:
         stack = Stack(Path(folder), url, **{"AUDIT_LOG": "0", "MAX_QUEUE": "4096", **settings})
+        stack.root = Path(root)
         try:
             stack.run("migrate")
             if "STARTER_GGUF" in settings:

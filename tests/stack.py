@@ -129,7 +129,7 @@ class Stack:
 
     def command(self, name: str) -> str:
         """The Procfile's line."""
-        lines = dict(line.split(":", 1) for line in (ROOT / "Procfile").read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in (self.root / "Procfile").read_text().splitlines() if ":" in line)
         return lines[name].strip()
 
     def run(self, verb: str) -> None:
