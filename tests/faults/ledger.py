@@ -20,8 +20,11 @@ from tests.stack import eventually
 
 #: G1: seconds that a job may take beyond its deadline; and how long a test waits for what has none to speak of.
 GRACE = 60.0
-#: G7: what a process may have more than before: connections that a busy moment opened, a thread that sleeps.
-MORE_FILES, MORE_THREADS, MORE_MEMORY = CONNECTIONS + 8, 8, 64 * 2**20
+#: Jobs that a worker may take beside its usual ones, in a flood: those that were released for its peer.
+MORE_JOBS = SLOTS * 5 // 4
+#: G7: what a process may have more than before: connections that a busy moment opened, a thread that sleeps; and each
+#: job's thread with its connection to the database, which has two files.
+MORE_FILES, MORE_THREADS, MORE_MEMORY = CONNECTIONS + 8 + 2 * MORE_JOBS, 8 + MORE_JOBS, 64 * 2**20
 
 
 class Ledger:
