@@ -12,7 +12,7 @@ from app.errors import InvalidRequestError, NotAllowedError
 from app.events import Progress
 from app.jobs import Kind, State
 from app.store import Detail
-from app.web import groups, markdown, sse
+from app.web import groups, sse
 from app.web.access import identity
 from app.web.answers import blueprint, stream_of
 from app.web.chat import frames
@@ -110,7 +110,9 @@ def show_job(path: JobPath, query: JobQuery) -> Response:
         raise NotAllowedError("forbidden", "Where a job failed in the code is shown to operators alone.")
     shown = show(detail, traceback=query.traceback)
     if query.format == "html":
-        return jsonify({"id": path.id, "html": offload(markdown.render, str(shown.get("text", "")))})
+        from app.web.markdown import render  # what many processes never need takes a few MB
+
+        return jsonify({"id": path.id, "html": offload(render, str(shown.get("text", "")))})
     if detail.job.status == State.QUEUED:
         shown |= waiting(kernel.estimates.of(detail.job))
     return jsonify(shown)

@@ -1,6 +1,9 @@
 """Who may import whom: the table in docs/architecture.md, held over the syntax trees."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,21 @@ NEVER = {
     "app/web": {"tasks", "inference", "celery", "kombu", "redis", "sqlalchemy", "migrations"} | HEAVY,
     "tasks": {"flask", "app.web", "migrations"} | HEAVY,
 }
+#: What no web process loads when it starts: an import of one of these costs each of them megabytes.
+UNLOADED = HEAVY | {
+    *("tasks", "inference", "migrations", "typer", "rich", "pygments", "opentelemetry", "yaml", "attr", "httpx"),
+    *("huggingface_hub", "tokenizers", "gguf", "numpy", "markdown_it", "nh3", "alembic", "pytest"),
+}
+#: Modules that one has loaded; measured 1,151.
+MOST_MODULES = 1_200
+START = """
+import runpy, sys
+runpy.run_path("app/web/gunicorn.py")["on_starting"](None)
+import gunicorn.workers.ggevent
+from app.web import create_app
+create_app()
+print(*(name for name, module in sys.modules.items() if module))
+"""
 
 
 def imported(path: Path) -> set[str]:
@@ -68,3 +86,11 @@ def test_only_the_settings_read_the_environment() -> None:
         if path.relative_to(ROOT).parts[:2] != ("app", "cli") and "os.environ" in path.read_text()
     }
     assert readers - hand_on - writers == set()
+
+
+def test_a_web_process_loads_little(tmp_path: Path) -> None:
+    env = {**os.environ, "DATA_DIR": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0", "ROLE": "web"}
+    told = subprocess.run([sys.executable, "-c", START], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    names = told.stdout.split()
+    assert {name.partition(".")[0] for name in names} & UNLOADED == set()
+    assert len(names) <= MOST_MODULES
