@@ -61,6 +61,7 @@ class Identity:
     requests_per_minute: int | None = None
     max_running: int | None = None
     max_queued: int | None = None
+    files_quota: int | None = None
     top_priority: int = 0
     models: tuple[str, ...] = ()
     keyed: bool = True  #: showed a key; False: is on this machine, where none is needed
@@ -277,6 +278,7 @@ def _identity(row: ApiKey) -> Identity:
         requests_per_minute=row.requests_per_minute,
         max_running=row.max_running,
         max_queued=row.max_queued,
+        files_quota=row.files_quota,
         top_priority=row.top_priority,
         models=tuple(row.models),
     )

@@ -18,6 +18,7 @@ TokenyardError
 ├── ModelCooldownError      model_cooldown
 ├── IdempotencyConflictError  idempotency_conflict
 ├── QueueFullError          queue_full
+├── FilesFullError          files_full
 ├── TooManyRequestsError    rate_limit_exceeded
 ├── SlowConsumerError       slow_consumer
 ├── SlowRequestError        slow_request
@@ -197,6 +198,19 @@ class QueueFullError(TokenyardError):
 
     code = "queue_full"
     retry_after = 5
+
+
+class FilesFullError(TokenyardError):
+    """A tenant's files take as many bytes as they may."""
+
+    code = "files_full"
+
+    def __init__(self, kept: int, quota: int) -> None:
+        super().__init__(
+            f"The files of this key may take {quota:,} bytes together, and {kept:,} are taken. Delete some that are no "
+            "longer needed: DELETE /v1/files/{id}. GET /v1/files lists them.",
+            param="file",
+        )
 
 
 class TooManyRequestsError(TokenyardError):

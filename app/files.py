@@ -7,12 +7,17 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from app.database import Database
-from app.errors import NotFoundError
+from app.errors import FilesFullError, NotFoundError
 from app.jobs import new_id
+from app.locks import alone
 from app.models import File
 
 #: A file without a row is one whose upload did not end; after so many seconds it is swept.
 ABANDONED = 3600.0
+#: Bytes a second: whoever uploads at less is sent away (app/web/arrival.py).
+SLOWEST = 8 * 1024
+#: The purpose of a row that only keeps room for what is on its way.
+UPLOADING = "uploading"
 
 
 class FileNotFoundInStoreError(NotFoundError):
@@ -31,33 +36,43 @@ class Files:
         self._db = database
         self._folder = folder
 
-    def add(self, filename: str, purpose: str, save: Callable[[Path], None], tenant: str) -> File:
-        """Keeps an upload: `save` writes it to a path. The row comes last, so that what has a row is whole."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = File(
-            id=f"file-{new_id()}",
-            tenant=tenant,
-            filename=filename[-255:],
-            purpose=purpose,
-            size_bytes=0,
-            created_at=time.time(),
-        )
-        path = self._folder / file.id
-        try:
-            save(path)
-            file.size_bytes = path.stat().st_size
-            with self._db.write() as session:
-                session.add(file)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+    def begin(self, tenant: str, size: int | None, *, most: int, quota: int) -> File:
+        """Reserves room for an upload, before a byte of it is read: it counts from here on, over all processes.
+
+        `size` bytes come; None: nobody knows, so it may have `most`, or what is left. `quota` bytes are what all files
+        of a tenant may take. Raises FilesFullError.
+        """
+        file = File(id=f"file-{new_id()}", tenant=tenant, filename="", purpose=UPLOADING, created_at=time.time())
+        with self._db.write() as session:
+            alone(session, f"files:{tenant}")
+            kept = int(session.scalar(sa.select(sa.func.sum(File.size_bytes)).where(File.tenant == tenant)) or 0)
+            file.size_bytes = max(1, min(most, quota - kept)) if size is None else size
+            if kept + file.size_bytes > quota:
+                raise FilesFullError(kept, quota)
+            session.add(file)
         return file
+
+    def keep(self, file: File, filename: str, purpose: str, save: Callable[[Path], None]) -> File:
+        """Ends an upload well: `save` writes it to a path. What is listed is whole, as this comes last."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        save(self.path(file))
+        size = self.path(file).stat().st_size
+        with self._db.write() as session:
+            kept = session.merge(file)
+            kept.filename, kept.purpose, kept.size_bytes = filename[-255:], purpose, size
+        return kept
+
+    def drop(self, file: File) -> None:
+        """Gives an upload's room back, and what came of it."""
+        self.path(file).unlink(missing_ok=True)
+        with self._db.write() as session:
+            session.execute(sa.delete(File).where(File.id == file.id))
 
     def get(self, file_id: str, tenant: str) -> File:
         """Raises FileNotFoundInStoreError."""
         with self._db.read() as session:
             file = session.get(File, file_id)
-        if file is None or file.tenant != tenant:
+        if file is None or file.tenant != tenant or file.purpose == UPLOADING:
             raise FileNotFoundInStoreError(file_id)
         return file
 
@@ -69,7 +84,8 @@ class Files:
         self, tenant: str, *, purpose: str | None = None, after: str | None = None, limit: int, newest: bool = True
     ) -> list[File]:
         """By age, newest or oldest first; `after` is the last id of the page before."""
-        query = sa.select(File).where(File.tenant == tenant).order_by(File.id.desc() if newest else File.id)
+        query = sa.select(File).where(File.tenant == tenant, File.purpose != UPLOADING)
+        query = query.order_by(File.id.desc() if newest else File.id)
         if purpose is not None:
             query = query.where(File.purpose == purpose)
         if after is not None:
@@ -86,6 +102,9 @@ class Files:
 
     def sweep(self) -> None:
         """Deletes what an upload or a removal that died left behind."""
+        ended = File.created_at + ABANDONED + File.size_bytes / SLOWEST < time.time()
+        with self._db.write() as session:
+            session.execute(sa.delete(File).where(File.purpose == UPLOADING, ended))
         if not self._folder.is_dir():
             return
         with self._db.read() as session:

@@ -223,6 +223,8 @@ class ApiKey(Base):
     requests_per_minute: Mapped[int | None]
     max_running: Mapped[int | None]
     max_queued: Mapped[int | None]
+    #: Bytes that its tenant's uploaded files may take together; None: FILES_QUOTA.
+    files_quota: Mapped[int | None]
     #: The most urgent priority that its jobs may have.
     top_priority: Mapped[int] = mapped_column(default=0)
     #: The models that it may use; empty: all.

@@ -99,6 +99,7 @@ class Settings(BaseSettings):
 
     max_queue: Annotated[int, Field(ge=1)] = 512
     max_queued_jobs: Annotated[int, Field(ge=1)] = 200_000
+    files_quota: ByteSize = ByteSize(10_000_000_000)
     retention_days: Annotated[float, Field(gt=0)] = 30.0
     retention_jobs: Annotated[int, Field(ge=0)] = 100_000
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0

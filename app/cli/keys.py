@@ -37,6 +37,9 @@ def create(
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Further ones get 429.")] = None,
     max_running: Annotated[int | None, typer.Option(min=1, help="Jobs at once; the others wait in the queue.")] = None,
     max_queued: Annotated[int | None, typer.Option(min=1, help="Jobs that wait; further ones get 429.")] = None,
+    files_quota: Annotated[
+        str | None, typer.Option(help="What its uploaded files may take together, such as 2GB; else FILES_QUOTA.")
+    ] = None,
     top_priority: Annotated[int, typer.Option(min=0, max=9, help="The most urgent one of its jobs.")] = 0,
     model: Annotated[
         list[str] | None, typer.Option(help="A model that it may use, by any of its names; give it again for more.")
@@ -59,6 +62,7 @@ def create(
         "requests_per_minute": requests_per_minute,
         "max_running": max_running,
         "max_queued": max_queued,
+        "files_quota": None if files_quota is None else _bytes(files_quota),
         "top_priority": top_priority,
         "models": model or [],
     }
@@ -68,6 +72,17 @@ def create(
         return dump({"name": name, "role": chosen.value, "key": key})
     out.print(key)
     err.print("It is shown this once. Send it as: Authorization: Bearer …")
+
+
+def _bytes(said: str) -> int:
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    from app.errors import InvalidRequestError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(said))
+    except ValidationError:
+        raise InvalidRequestError("--files-quota is a number of bytes, such as 500MB or 2GB.") from None
 
 
 @keys.command("list")
@@ -90,6 +105,7 @@ def _show(row: "ApiKey", now: float) -> dict[str, Any]:
         "requests per minute": row.requests_per_minute,
         "running": row.max_running,
         "queued": row.max_queued,
+        "bytes of files": row.files_quota,
         "priority": row.top_priority or None,
         "models": ", ".join(row.models) or None,
     }

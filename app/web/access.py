@@ -58,6 +58,12 @@ def identity() -> Identity:
     return found
 
 
+def quota(who: Identity) -> int:
+    """The bytes that the files of whoever asks may take together."""
+    files: int = current_app.extensions[_KEY].files_quota
+    return files if who.files_quota is None else who.files_quota
+
+
 def for_operators(value: T) -> T | None:
     """What is told to operators alone: where things lie, and what others do."""
     return value if identity().role is Role.OPERATOR else None
@@ -81,6 +87,7 @@ class Gate:
     def __init__(self, kernel: Kernel) -> None:
         self._logins = kernel.logins
         self._rates = kernel.rates
+        self.files_quota = kernel.settings.files_quota
         self._ring = Keyring(kernel.api_keys.known, kernel.settings, kernel.clock)
 
     def admit(self) -> None:

@@ -55,6 +55,7 @@ STATUSES = {
     "load_cancelled": 409,
     "model_exists": 409,
     "too_large": 413,
+    "files_full": 413,
     "unsupported_media_type": 415,
     "queue_full": 429,
     "rate_limit_exceeded": 429,

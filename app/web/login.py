@@ -11,7 +11,7 @@ from app.apikeys import Identity
 from app.errors import NotAllowedError
 from app.logins import LASTS, csrf
 from app.web import console
-from app.web.access import COOKIE, Access, gate, identity, needs
+from app.web.access import COOKIE, Access, gate, identity, needs, quota
 from app.web.answers import Answer, blueprint
 from app.web.bodies import FORM
 from app.web.current import here
@@ -38,6 +38,7 @@ class LimitsAnswer(Answer):
     requests_per_minute: int | None
     max_running: int | None
     max_queued: int | None
+    files_quota: int
     top_priority: int
     models: list[str]
 
@@ -125,7 +126,8 @@ def show_me() -> Response:
 
 
 def _limits(who: Identity) -> dict[str, object]:
-    return {name: getattr(who, name) for name in LimitsAnswer.model_fields} | {"models": list(who.models)}
+    told = {name: getattr(who, name) for name in LimitsAnswer.model_fields}
+    return told | {"models": list(who.models), "files_quota": quota(who)}
 
 
 def _page(said: str = "", status: int = 200) -> Response:

@@ -208,15 +208,19 @@ def test_the_first_key_may_come_from_a_file(tmp_path: Path) -> None:
 def test_the_command_makes_lists_and_revokes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "load", lambda: Settings(data_dir=tmp_path, _env_file=None))
     run = CliRunner().invoke
-    made = run(app, ["keys", "create", "alice", "--expires", "90d", "--model", "m", "--max-queued", "5"])
+    made = run(
+        app,
+        ["keys", "create", "alice", "--expires", "90d", "--model", "m", "--max-queued", "5", "--files-quota", "2GB"],
+    )
     assert made.exit_code == 0, made.output
     key = made.stdout.strip()
     listed = run(app, ["keys", "list"]).stdout
     assert "alice" in listed
-    assert "queued: 5; models: m" in listed
+    assert "queued: 5; bytes of files: 2000000000; models: m" in listed
     assert key not in listed
     assert key.split("-", 2)[2] not in listed
     assert "Revoked 1 key" in run(app, ["keys", "revoke", key.split("-")[1]]).stdout
     assert "revoked" in run(app, ["keys", "list", "--json"]).stdout
     assert isinstance(run(app, ["keys", "create", "x", "--role", "king"]).exception, InvalidRequestError)
+    assert isinstance(run(app, ["keys", "create", "x", "--files-quota", "much"]).exception, InvalidRequestError)
     assert isinstance(run(app, ["keys", "create", "x", "--expires", "-1"]).exception, InvalidRequestError)

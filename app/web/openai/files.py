@@ -6,13 +6,16 @@ from typing import Annotated, Any, BinaryIO, Literal
 from flask import Response, jsonify, request
 from flask_openapi3.models.request_body import RequestBody
 from pydantic import BaseModel, Field
+from werkzeug.datastructures import FileStorage
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from app.batches import BatchNotFoundError
-from app.errors import InvalidRequestError
+from app.errors import FilesFullError, InvalidRequestError
 from app.files import FileNotFoundInStoreError
 from app.models import Batch, File
 from app.store import Detail
-from app.web.access import identity
+from app.web.access import identity, quota
+from app.web.bodies import MAX_FILE
 from app.web.current import Site, here
 from app.web.dialect import Lenient
 from app.web.offload import offload
@@ -53,13 +56,34 @@ class FilesQuery(Lenient):
 @files.post("/v1/files", summary="Upload a file", responses={200: FileAnswer})
 def upload_file() -> Response:
     """A multipart form with `file`, up to 200 MB, and `purpose`, which must be `batch`."""
-    purpose, upload = request.form.get("purpose"), request.files.get("file")
+    # The room is taken before the form is read: until then its bytes are nowhere.
+    who, kept = identity(), here().kernel.files
+    if (request.content_length or 0) > MAX_FILE:
+        raise RequestEntityTooLarge
+    file = kept.begin(who.tenant, request.content_length, most=MAX_FILE, quota=quota(who))
+    try:
+        purpose, upload = _form(file.size_bytes, quota(who))
+        # save() copies in blocks; under gevent it runs in the pool with the rest.
+        return jsonify(show(kept.keep(file, upload.filename or "file", purpose, upload.save)))
+    except BaseException:
+        kept.drop(file)
+        raise
+
+
+def _form(room: int, most: int) -> tuple[str, FileStorage]:
+    """The purpose and the file. Raises InvalidRequestError, and where more comes than there is room for, the reason."""
+    request.max_content_length = room
+    try:
+        purpose, upload = request.form.get("purpose"), request.files.get("file")
+    except RequestEntityTooLarge:
+        if room == MAX_FILE:
+            raise
+        raise FilesFullError(most - room, most) from None
     if purpose != "batch":
         raise InvalidRequestError("purpose must be 'batch'.", param="purpose")
     if upload is None:
         raise InvalidRequestError("Send the file as the part 'file' of a multipart form.", param="file")
-    # save() copies in blocks; under gevent it runs in the pool with the rest.
-    return jsonify(show(here().kernel.files.add(upload.filename or "file", purpose, upload.save, identity().tenant)))
+    return purpose, upload
 
 
 @files.get("/v1/files", summary="List files", responses={200: FilesAnswer})

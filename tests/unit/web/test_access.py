@@ -216,7 +216,8 @@ def test_without_any_key_a_page_on_this_machine_needs_none(tmp_path: Path, broke
     assert client.get("/me").get_json() == {
         "name": "", "role": "operator", "csrf": None,
         "limits": {
-            "requests_per_minute": None, "max_running": None, "max_queued": None, "top_priority": 0, "models": [],
+            "requests_per_minute": None, "max_running": None, "max_queued": None, "files_quota": 10_000_000_000,
+            "top_priority": 0, "models": [],
         },
     }  # fmt: skip
     assert client.post("/jobs", json=BODY).status_code == 202

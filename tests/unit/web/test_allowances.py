@@ -1,5 +1,6 @@
 """What a key may use: requests a minute, jobs in the queue, models, priorities; each refusal says so."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -189,3 +190,62 @@ def test_how_long_a_model_stays_is_the_operators_to_say(make: Make, kernel: Kern
         assert kernel.store.get(job).job.request["keep_alive"] == kept
     worker.announce()
     assert make("bob")("POST", "/api/generate", json={"model": "scripted", "keep_alive": 0}).status_code == 403
+
+
+def form_of(size: int) -> dict[str, Any]:
+    """An upload whose body has so many bytes."""
+    head = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    head += b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    tail = b"\r\n--x--\r\n"
+    return {
+        "data": head + bytes(size - len(head) - len(tail)) + tail,
+        "content_type": "multipart/form-data; boundary=x",
+    }
+
+
+CHUNKED: dict[str, Any] = {
+    "headers": {"Transfer-Encoding": "chunked"},
+    "environ_overrides": {"wsgi.input_terminated": True},
+}
+#: werkzeug leaves the file of a form that breaks off to Python to close.
+LEFT = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def without_length(size: int) -> dict[str, Any]:
+    """The same in chunks, as gunicorn hands them on."""
+    whole = form_of(size)
+    return {"input_stream": io.BytesIO(whole["data"]), "content_type": whole["content_type"]} | CHUNKED
+
+
+@LEFT
+@pytest.mark.parametrize("upload", [form_of, without_length])
+def test_the_files_of_a_tenant_have_a_quota(make: Make, upload: Callable[[int], dict[str, Any]]) -> None:
+    alice, bob = make(files_quota=10_000), make("bob")
+    first = alice("POST", "/v1/files", **upload(8000))
+    assert (first.status_code, first.get_json()["purpose"]) == (200, "batch")
+    refused = alice("POST", "/v1/files", **upload(4000))
+    error = refused.get_json()["error"]
+    assert (refused.status_code, error["code"], error["type"]) == (413, "files_full", "invalid_request_error")
+    assert "10,000 bytes together" in error["message"]
+    for _ in range(3):  # what is refused for another reason takes no room
+        assert alice("POST", "/v1/files", data={"purpose": "none", "x": "y" * 1000}).status_code == 400
+    assert alice("POST", "/v1/files", **upload(1900)).status_code == 200
+    assert len(alice("GET", "/v1/files").get_json()["data"]) == 2
+    assert bob("POST", "/v1/files", **upload(100_000)).status_code == 200
+    assert alice("DELETE", f"/v1/files/{first.get_json()['id']}").status_code == 200
+    assert alice("POST", "/v1/files", **upload(4000)).status_code == 200
+    assert alice("GET", "/me").get_json()["limits"]["files_quota"] == 10_000
+
+
+@LEFT
+def test_what_has_no_room_is_not_read(make: Make, kernel: Kernel) -> None:
+    alice, body = make(files_quota=100_000), form_of(2_000_000)
+    told, untold = io.BytesIO(body["data"]), io.BytesIO(body["data"])
+    given = {"content_type": body["content_type"]}
+    length = {"CONTENT_LENGTH": str(len(body["data"]))}
+    assert alice("POST", "/v1/files", input_stream=told, environ_overrides=length, **given).status_code == 413
+    assert alice("POST", "/v1/files", input_stream=untold, **CHUNKED, **given).status_code == 413
+    assert told.tell() == 0
+    assert 0 < untold.tell() <= 100_000
+    assert list((kernel.settings.data_dir / "files").glob("*")) == []
+    assert alice("POST", "/v1/files", **form_of(100_000)).status_code == 200
