@@ -72,7 +72,8 @@ def upload_file() -> Response:
 
 def _form(room: int, most: int) -> tuple[str, FileStorage]:
     """The purpose and the file. Raises InvalidRequestError, and where more comes than there is room for, the reason."""
-    request.max_content_length = room
+    # werkzeug refuses, of a body that gunicorn bounds, the one that has just as many bytes: its reader asks for more.
+    request.max_content_length = room + 1
     try:
         purpose, upload = request.form.get("purpose"), request.files.get("file")
     except RequestEntityTooLarge:
