@@ -1,6 +1,7 @@
 """What each Celery process builds at its start, by its role, and gives back at its end."""
 
 import gc
+import threading
 from typing import Any
 
 import structlog
@@ -19,10 +20,15 @@ from tasks.worker import Worker
 log = structlog.get_logger(__name__)
 
 
+# A second SIGTERM may interrupt the handler of the first one, which holds this: with Celery's own plain lock, for ever.
+shutting_down.lock = threading.RLock()
+
+
 class Process:
     """This process's parts; there is one of each role, built when Celery knows its own name."""
 
     kernel: Kernel
+    stopping = False
     worker: Worker | None = None
     office: Office | None = None
     keeper: Keeper | None = None
@@ -65,6 +71,9 @@ def _start(**_: Any) -> None:
 
 @shutting_down.connect
 def _stop(**_: Any) -> None:
+    if process.stopping:  # by an earlier signal, within whose handler this one may be: it would wait for its locks
+        return
+    process.stopping = True
     for part in (process.worker, process.office, process.keeper):
         if part is not None:
             part.stop()
@@ -72,6 +81,7 @@ def _stop(**_: Any) -> None:
 
 @worker_shutdown.connect
 def _close(**_: Any) -> None:
+    _stop()  # Celery may end without a signal; and one that comes from here on changes nothing
     for part in (process.worker, process.office):
         if part is not None:
             part.close()
