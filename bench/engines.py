@@ -38,15 +38,15 @@ def starters() -> dict[str, str]:
 class Side:
     """One server under load."""
 
-    def __init__(self, client: Client, url: str, model: str, tokenizer: str, *, strict: bool = False) -> None:
+    def __init__(self, client: Client, url: str, model: str, tokenizer: str, **how: bool) -> None:
         self._client = client
-        self._strict = strict
+        self._how = how
         self._load = (url, model, tokenizer)
         self.told: dict[int, list[Told]] = {}
 
     def go(self, concurrency: int, prompts: int, seed: int) -> Told:
         """One run; the seed decides the prompts, so that those of a pair are the same, and no two pairs' are."""
-        told = self._client.run(Load(*self._load, concurrency, prompts, seed=seed, strict=self._strict))
+        told = self._client.run(Load(*self._load, concurrency, prompts, seed=seed, **self._how))
         self.told.setdefault(concurrency, []).append(told)
         return told
 
@@ -97,7 +97,8 @@ def llamacpp(quick: bool) -> list[Row]:
     given = starters()
     gguf, folder = given["STARTER_GGUF"], given["STARTER_BF16"]
     with yard(STARTER_GGUF=gguf) as stack, theirs.server(theirs.llamacpp(gguf)) as server, Client() as client:
-        ours, other = Side(client, stack.url, "smollm2", folder), Side(client, server.url, "model", folder)
+        ours = Side(client, stack.url, "smollm2", folder, anew=True)
+        other = Side(client, server.url, "model", folder, anew=True)
         _pairs(ours, other, {1: 6, 16: 48} if quick else {1: 12, 16: 96}, 2 if quick else 5)
     what = "llama.cpp engine, against its own server"
     return _rates("llamacpp", what, ours, other, {1: 0.97, 16: 0.97})

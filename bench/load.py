@@ -29,6 +29,9 @@ class Load(msgspec.Struct):
     tokens_out: int = 64
     seed: int = 0
     strict: bool = False  #: of a server that refuses what OpenAI's API has not: an answer may end by itself then
+    anew: bool = (
+        False  #: a connection a request: llama.cpp's server ends each one after a stream, and says it would not
+    )
 
 
 class Told(msgspec.Struct):
@@ -65,6 +68,7 @@ def _arguments(load: Load) -> list[str]:
         *("--random-input-len", str(load.tokens_in), "--random-output-len", str(load.tokens_out)),
         *("--num-prompts", str(load.prompts), "--max-concurrency", str(load.concurrency)),
         *_length(load),
+        *(("--header", "Connection=close") if load.anew else ()),
         *("--temperature", "0", "--disable-tqdm", "--save-detailed"),
     ]
 

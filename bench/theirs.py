@@ -57,8 +57,11 @@ def vllm(model: str) -> Callable[[int], list[str]]:
 
 
 def llamacpp(model: str) -> Callable[[int], list[str]]:
-    """llama.cpp's own HTTP server."""
-    return lambda port: [sys.executable, "-m", "bench.theirs", model, str(port)]
+    """llama.cpp's own HTTP server, whose OpenMP threads sleep while they wait, as our engine's do.
+
+    By default they spin: with a client on the same two cores, 16 tokens took it up to 40 s.
+    """
+    return lambda port: ["env", "OMP_WAIT_POLICY=PASSIVE", sys.executable, "-m", "bench.theirs", model, str(port)]
 
 
 def transformers(model: str) -> Callable[[int], list[str]]:
@@ -89,6 +92,7 @@ def _llamacpp(model: str, port: str) -> None:
     # As ours: with threads that spin while they wait, its default, two busy engines on two cores crawl.
     params.cpuparams.poll = 0
     params.cpuparams_batch.poll = 0
+    params.cache_ram_mib = 0
     params.ui = False
     params.verbosity = 1
     held = xllamacpp.Server(params)
