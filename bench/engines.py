@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -38,15 +39,16 @@ def starters() -> dict[str, str]:
 class Side:
     """One server under load."""
 
-    def __init__(self, client: Client, url: str, model: str, tokenizer: str, **how: bool) -> None:
+    def __init__(
+        self, client: Client, url: str, model: str, tokenizer: str, *, strict: bool = False, anew: bool = False
+    ) -> None:
         self._client = client
-        self._how = how
-        self._load = (url, model, tokenizer)
+        self._load = partial(Load, url, model, tokenizer, strict=strict, anew=anew)
         self.told: dict[int, list[Told]] = {}
 
     def go(self, concurrency: int, prompts: int, seed: int) -> Told:
         """One run; the seed decides the prompts, so that those of a pair are the same, and no two pairs' are."""
-        told = self._client.run(Load(*self._load, concurrency, prompts, seed=seed, **self._how))
+        told = self._client.run(self._load(concurrency, prompts, seed=seed))
         self.told.setdefault(concurrency, []).append(told)
         return told
 
