@@ -3,13 +3,13 @@
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
 from app import abilities
-from app.errors import Failure, JobFailedError, UnavailableError
+from app.errors import Failure, JobFailedError, JobNotFoundError, UnavailableError
 from app.events import Token
 from app.jobs import Kind, State
 from app.kernel import Kernel
@@ -106,7 +106,8 @@ class Runner:
     def _pass_on(self, job_id: str) -> None:
         """Leaves a job to the other holders of its model, or to a later moment."""
         self._kernel.store.unrelease([job_id])
-        self._kernel.dispatcher.release(self._kernel.store.get(job_id).job.model)
+        with suppress(JobNotFoundError):  # junk in the queue, or a job that was forgotten
+            self._kernel.dispatcher.release(self._kernel.store.get(job_id).job.model)
 
     def _attempt(self, job_id: str, *, alone: bool = False) -> bool:
         """False: there was nothing to claim."""

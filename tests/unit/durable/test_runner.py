@@ -477,3 +477,12 @@ def test_an_engine_is_told_whose_request_it_is(desk: Desk, worker: Worker, monke
         desk.ended(job_id)
 
     assert salts == ["alice", ""]
+
+
+@pytest.mark.parametrize("job_id", ["junk", "f" * 32])
+def test_junk_at_a_closed_gate_is_dropped_without_a_word(worker: Worker, job_id: str) -> None:
+    assert worker.runner.gate.close()
+    with structlog.testing.capture_logs() as logs:
+        worker.runner.run(job_id)
+    worker.runner.gate.open()
+    assert logs == []
