@@ -8,7 +8,7 @@ skipping from one to the next in an index (SQLite and PostgreSQL would read all 
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,8 +37,11 @@ def pick(session: Session, model: str, slots: int) -> list[str]:
     """Ids to release, most urgent first: by priority, then by the tenant's turn, its group's, then by age."""
     if slots <= 0:
         return []
+    tenants = session.scalars(_TENANTS, {"model": model}).all()
+    if not tenants:
+        return []  # the usual case needs no further look
     room, batch_room, top = _room(session, model, slots)
-    rows = _in_turn(session, model, max(1, room))
+    rows = _in_turn(session, model, tenants, max(1, room))
     if room == 0:
         # One that outranks all that were released goes at once.
         rows = (row for row in islice(rows, 1) if row[0] < top)
@@ -57,7 +60,10 @@ def fits(session: Session, job: Job, slots: int) -> bool:
 
 def waiting(session: Session) -> list[str]:
     """The models that have generations in the queue, the one with the most urgent first."""
-    heads = {model: next(_in_turn(session, model, 1), (NONE, 0, "")) for model in session.scalars(_MODELS)}
+    heads = {}
+    for model in session.scalars(_MODELS).all():
+        tenants = session.scalars(_TENANTS, {"model": model}).all()
+        heads[model] = next(_in_turn(session, model, tenants, 1), (NONE, 0, ""))
     for model, priority in session.execute(_RELEASED_MODELS):
         heads[model] = min(heads.get(model, (NONE, 0, "")), (priority, 0, ""))
     return sorted(heads, key=lambda model: heads[model])
@@ -90,7 +96,7 @@ def _room(session: Session, model: str, slots: int) -> tuple[int, int, int]:
     return room, max(0, max(1, int(slots * BATCH_SHARE)) - batch), top
 
 
-def _in_turn(session: Session, model: str, room: int) -> Iterator[Row]:
+def _in_turn(session: Session, model: str, tenants: Sequence[str], room: int) -> Iterator[Row]:
     """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority.
 
     What each has in the broker and in the engines counts as turns it had: one slot at a time is shared too. A tenant
@@ -99,7 +105,6 @@ def _in_turn(session: Session, model: str, room: int) -> Iterator[Row]:
     had: Had = {}
     for tenant, group, count in session.execute(_HAD, {"model": model}):
         had.setdefault(tenant, {})[group] = count
-    tenants = session.scalars(_TENANTS, {"model": model}).all()
     limited = free(session, tenants)
     return heapq.merge(
         *(

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app import keys, totals
-from app.endings import NOT_SENT, Outcome, end, end_queued, error_columns, overdue, requeue
+from app.endings import NOT_SENT, Outcome, end, end_queued, overdue, requeue
 from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.keys import Key
@@ -121,27 +121,11 @@ class Store(Reads):
 
         Without `suspects`, a job that must run alone is left in the queue too.
         """
-        # Locked: who buries a life meanwhile waits, and then finds what it claimed.
-        alive = sa.select(Life.id).where(Life.id == life, Life.ended_at.is_(None)).with_for_update(read=True)
-        now = self._clock.now()
-        claimable = sa.update(Job).where(Job.id == job_id, Job.status == State.QUEUED, Job.expires_at > now)
-        if not suspects:
-            claimable = claimable.where(Job.losses < MAX_LOSSES)
+        given = {"job": job_id, "life": life, "node": node, "now": self._clock.now()}
         with self._db.write() as session:
-            if session.scalar(alive) is None:
+            if session.scalar(_ALIVE, given) is None:
                 return None
-            return session.scalars(
-                claimable.values(
-                    status=State.RUNNING,
-                    attempt=Job.attempt + 1,
-                    owner=life,
-                    worker=node,
-                    released_at=sa.func.coalesce(Job.released_at, now),
-                    started_at=sa.func.coalesce(Job.started_at, now),
-                    claimed_at=now,
-                ).returning(Job),
-                execution_options={"synchronize_session": False},  # the session is new: it holds no row to mend
-            ).one_or_none()
+            return session.scalars(_CLAIM if suspects else _CLAIM_NO_SUSPECT, given).one_or_none()
 
     def unclaim(self, job_id: str, life: str) -> list[Outcome]:
         """Undoes a claim whose commit was not answered, where it stands. Returns the job where it ended."""
@@ -160,13 +144,12 @@ class Store(Reads):
 
         A generation that somebody asked to end before this commit ends as they asked: they were told so.
         """
-        heeded = result is not None
-        state = sa.func.coalesce(Job.end_requested, outcome.state) if heeded else sa.literal(outcome.state)
-        values: dict[str, Any] = {"status": state, "finished_at": self._clock.now(), "traceback": trace}
+        given = {"job": outcome.id, "of": outcome.attempt, "now": self._clock.now(), "trace": trace}
+        given |= {"state": outcome.state, "code": None, "message": None}
+        if outcome.failure is not None:
+            given |= {"code": outcome.failure.code, "message": outcome.failure.message}
         with self._db.write() as session:
-            finished = _owned(outcome.id, outcome.attempt).values(values | error_columns(outcome.failure))
-            told = finished.returning(Job.status, Job.tenant, Job.request[KEY])
-            row = session.execute(told, execution_options={"synchronize_session": False}).one_or_none()
+            row = session.execute(_FINISH if result is None else _FINISH_AS_ASKED, given).one_or_none()
             if row is None:
                 return None
             ended, tenant, note = row
@@ -255,6 +238,43 @@ class Store(Reads):
         """A job whose engine died under it, told by its own worker: as `requeue_lost`."""
         with self._db.write() as session:
             return requeue(session, self._clock.now(), Job.id == job_id, Job.attempt == attempt, lost=True)
+
+
+# Built once, as in release.py. The session is new: it holds no row to mend.
+_UNSYNCHRONIZED: dict[str, Any] = {"synchronize_session": False}
+_THIS, _NOW = Job.id == sa.bindparam("job"), sa.bindparam("now", type_=sa.Float)
+#: Locked: who buries a life meanwhile waits, and then finds what it claimed.
+_ALIVE = sa.select(Life.id).where(Life.id == sa.bindparam("life"), Life.ended_at.is_(None)).with_for_update(read=True)
+_CLAIM = (
+    sa.update(Job)
+    .where(_THIS, Job.status == State.QUEUED, Job.expires_at > _NOW)
+    .values(
+        status=State.RUNNING,
+        attempt=Job.attempt + 1,
+        owner=sa.bindparam("life"),
+        worker=sa.bindparam("node"),
+        released_at=sa.func.coalesce(Job.released_at, _NOW),
+        started_at=sa.func.coalesce(Job.started_at, _NOW),
+        claimed_at=_NOW,
+    )
+    .returning(Job)
+    .execution_options(**_UNSYNCHRONIZED)
+)
+_CLAIM_NO_SUSPECT = _CLAIM.where(Job.losses < MAX_LOSSES)
+_END = (
+    sa.update(Job)
+    .where(_THIS, Job.attempt == sa.bindparam("of"), Job.status == State.RUNNING)
+    .values(
+        finished_at=_NOW,
+        traceback=sa.bindparam("trace"),
+        error_code=sa.bindparam("code"),
+        error_message=sa.bindparam("message"),
+    )
+    .returning(Job.status, Job.tenant, Job.request[KEY])
+    .execution_options(**_UNSYNCHRONIZED)
+)
+_FINISH = _END.values(status=sa.bindparam("state"))
+_FINISH_AS_ASKED = _END.values(status=sa.func.coalesce(Job.end_requested, sa.bindparam("state", type_=sa.String)))
 
 
 def _owned(job_id: str, attempt: int) -> sa.Update:
