@@ -132,7 +132,7 @@ class LlamaCppEngine:
             self._desk.submit(self._prepare, answer)
 
     def abort(self, request_id: str) -> None:
-        """End a request: at its next token, if it runs (llama.cpp asks us at no other time)."""
+        """End a request that runs at its next token, or after a step or two of its prompt: then llama.cpp asks us."""
         with self._lock:
             answer = self._answers.get(request_id)
             if answer is None:
@@ -271,6 +271,7 @@ class LlamaCppEngine:
             # Special tokens by which some models call tools and think; others have no text here.
             "preserved_tokens": list(MARKS),
             "stream": True,
+            "return_progress": True,  # an empty text after each step of the prompt, so that an abort need not wait
             "timings_per_token": True,
         }
 

@@ -146,6 +146,9 @@ def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
     params.cpuparams_batch.poll = 0
     params.n_ctx = sizes.total
     params.kv_unified = True
+    # A prompt is read in steps of what is computed at once. With four of them in one, llama.cpp's default, a cancel and
+    # whoever streams would wait for all four.
+    params.n_batch = params.n_ubatch
     layers = spec.options.get("gpu_layers")
     params.n_gpu_layers = -1 if layers is None else int(layers)
     if (caching := spec.options.get("prefix_caching")) is not None:

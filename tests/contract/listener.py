@@ -2,10 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
+import psutil
+
 from inference.errors import EngineDiedError
+from inference.process import members
 from inference.protocol import Chunk, Engine, Message, Request, Sampling
+from inference.remote import RemoteEngine
+from tests.stack import eventually
 
 DEADLINE = 60.0
 QUESTION = (Message("user", "What is the capital of France? Answer in one sentence."),)
@@ -80,3 +86,43 @@ class Listener:
         with self._changed:
             self.ended = True
             self._changed.notify_all()
+
+
+def part_read_after_abort(listener: Listener, times: int) -> float:
+    """Which part of a long prompt is read by the time that the next request is answered, where it was aborted soon.
+
+    By the engine's processor time, which tells nothing of how busy the machine is, against a prompt `times` shorter.
+    """
+    one = _spent_on(listener, lambda: listener.ask(_long("short", 1, max_tokens=1)))
+
+    def abort_soon() -> None:
+        listener.engine.submit(_long("long", times, max_tokens=100))
+        before = _spent(listener)
+        eventually(lambda: _spent(listener) > before + one / 4, seconds=DEADLINE, what="the work on the prompt")
+        listener.engine.abort("long")
+        listener.ask(make_request("next", max_tokens=1))
+
+    part = _spent_on(listener, abort_soon) / (one * times)
+    assert listener.of("long") == []
+    return part
+
+
+def _long(request_id: str, times: int, **kwargs: object) -> Request:
+    """About 500 tokens, so many times, and no beginning that the engine could have kept of another one."""
+    return make_request(request_id, messages=(Message("user", f"{request_id} {'and so on ' * 160 * times}"),), **kwargs)
+
+
+def _spent_on(listener: Listener, work: Callable[[], object]) -> float:
+    before = _spent(listener)
+    work()
+    return _spent(listener) - before
+
+
+def _spent(listener: Listener) -> float:
+    """Seconds of processor time that all processes of an engine have taken."""
+    assert isinstance(listener.engine, RemoteEngine)
+    total = 0.0
+    for pid in members(listener.engine.process.pgid):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(psutil.Process(pid).cpu_times()[:2])
+    return total

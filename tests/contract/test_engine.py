@@ -8,7 +8,7 @@ from inference.errors import EngineDiedError
 from inference.protocol import Emitted, Engine, Spec
 from inference.remote import RemoteEngine
 from tests.checkpoints import Checkpoints
-from tests.contract.listener import Listener, make_request
+from tests.contract.listener import Listener, make_request, part_read_after_abort
 from tests.needs import needs
 
 Load = Callable[[int], Listener]
@@ -129,6 +129,11 @@ def test_an_abort_withdraws_a_request_that_waits(load: Load) -> None:
     listener.engine.submit(make_request("last", max_tokens=3))
     listener.answer("first", "last")
     assert listener.of("waiting") == []
+
+
+@pytest.mark.parametrize("load", ["remote llamacpp"], indirect=True)
+def test_an_abort_ends_the_reading_of_a_long_prompt(load: Load) -> None:
+    assert part_read_after_abort(load(1), times=10) < 0.5
 
 
 def test_an_abort_of_a_stranger_is_no_fault(load: Load) -> None:

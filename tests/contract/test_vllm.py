@@ -17,7 +17,7 @@ from inference.process import members
 from inference.protocol import Chunk, Emitted, Message, Request, Sampling, Spec
 from inference.remote import RemoteEngine
 from tests.checkpoints import Checkpoints
-from tests.contract.listener import Listener, make_request
+from tests.contract.listener import Listener, make_request, part_read_after_abort
 from tests.needs import needs
 from tests.unit.inference.test_process import ROOT, wait_until
 
@@ -111,6 +111,10 @@ def test_eight_at_once_share_their_steps(starter: Listener) -> None:
     assert len({starter.text(request_id) for request_id in ids}) == 1
     # One message a step for all that ran in it: 192 tokens in not many more steps than one answer takes.
     assert starter.steps < 24 * 2
+
+
+def test_an_abort_ends_the_reading_of_a_long_prompt(starter: Listener) -> None:
+    assert part_read_after_abort(starter, times=14) < 0.6
 
 
 @pytest.mark.parametrize(
