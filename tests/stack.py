@@ -162,7 +162,7 @@ class Stack:
         """SIGKILL, as the kernel does when memory is short."""
         process = self.processes.pop(name)
         # Gunicorn's children serve on for a moment without their master; a worker's engines must end by themselves.
-        children = psutil.Process(process.pid).children() if name == "web" else []
+        children = psutil.Process(process.pid).children() if name.partition(".")[0] == "web" else []
         process.send_signal(signal.SIGKILL)
         process.wait()
         for child in children:

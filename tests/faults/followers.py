@@ -126,13 +126,15 @@ class Follower(Transcript):
 
 
 class SseFollower(Follower):
-    """Over server-sent events, with Last-Event-ID."""
+    """Over server-sent events: `?after=` at first, Last-Event-ID when it resumes."""
 
     def _listen(self) -> None:
-        headers = {"Last-Event-ID": str(self.last)} if self.last else {}
+        where: dict[str, Any] = (
+            {"headers": {"Last-Event-ID": str(self.last)}} if self.told else {"params": {"after": self.after}}
+        )
         with (
             httpx.Client(timeout=DEAD, trust_env=False) as client,
-            client.stream("GET", f"{self.url}/jobs/{self.job_id}/stream", headers=headers) as answer,
+            client.stream("GET", f"{self.url}/jobs/{self.job_id}/stream", **where) as answer,
         ):
             if answer.status_code == 503:
                 return

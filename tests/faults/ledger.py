@@ -56,9 +56,11 @@ class Ledger:
         self.follow(job_id)
         return job_id
 
-    def follow(self, job_id: str, kind: Callable[..., Follower] = SseFollower, after: int = 0) -> Follower:
-        """One more client that reads a job's events, from now to its end."""
-        follower = kind(self.yard.url, job_id, after)
+    def follow(
+        self, job_id: str, kind: Callable[..., Follower] = SseFollower, after: int = 0, url: str = ""
+    ) -> Follower:
+        """One more client that reads a job's events, from now to its end. `url`: another web process's."""
+        follower = kind(url or self.yard.url, job_id, after)
         self.followers.append(follower)
         return follower
 

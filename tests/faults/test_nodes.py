@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.followers import SocketFollower, SseFollower
+from tests.faults.followers import Follower, SocketFollower, SseFollower
 from tests.faults.ledger import GRACE, Ledger, vitals_of, warm_up
 from tests.faults.nodes import Cluster
 from tests.hub import FakeHub
@@ -57,11 +57,50 @@ def loaded(cluster: Cluster, ledger: Ledger) -> list[str]:
     jobs = [ledger.submit(max_tokens=120, scripted_tokens_per_second=20) for _ in range(10)]
     for number, job_id in enumerate(jobs):
         kind = SocketFollower if number % 2 else SseFollower
-        ledger.followers.append(kind(cluster.url_b, job_id, 0))
+        ledger.follow(job_id, kind, url=cluster.url_b)
     for job_id in jobs:
         ledger.emitted(job_id, 10)
     assert {cluster.owner(job_id) for job_id in jobs} == {"cpu.0", "cpu.1"}
     return jobs
+
+
+def follow_both(cluster: Cluster, ledger: Ledger, job_id: str, after: int = 0) -> list[Follower]:
+    """Four more clients: over either transport, at either web process."""
+    urls, kinds = (cluster.url, cluster.url_b), (SseFollower, SocketFollower)
+    return [ledger.follow(job_id, kind, after, url) for url in urls for kind in kinds]
+
+
+def test_whoever_follows_at_either_web_process_is_told_the_same(cluster: Cluster, ledger: Ledger) -> None:
+    job_id = ledger.submit(max_tokens=60, scripted_tokens_per_second=20, follow=0)
+    early = follow_both(cluster, ledger, job_id)
+    ledger.emitted(job_id, 20)
+    late = follow_both(cluster, ledger, job_id)
+    behind = follow_both(cluster, ledger, job_id, after=10)
+    early[0].ended()
+    afterwards = follow_both(cluster, ledger, job_id)
+    behind += follow_both(cluster, ledger, job_id, after=30)
+    ledger.hold()
+    job = cluster.job(job_id)
+    assert job["status"] == "succeeded"
+    assert {follower.text for follower in early + late + afterwards} == {job["text"]}
+    assert all(follower.text and job["text"].endswith(follower.text) for follower in behind)
+
+
+def test_whoever_followed_at_a_web_process_that_was_killed_goes_on_at_the_other(
+    cluster: Cluster, ledger: Ledger
+) -> None:
+    job_id = ledger.submit(max_tokens=120, scripted_tokens_per_second=20, follow=0)
+    followers = follow_both(cluster, ledger, job_id)
+    ledger.emitted(job_id, 10)
+    with cluster.holding("web.b"), ledger.flowing():
+        for follower in followers:
+            follower.url = cluster.url  # where a balancer sends whoever comes again
+        cluster.kill("web.b")
+        for follower in followers:
+            follower.ended()
+    ledger.hold()
+    assert cluster.job(job_id)["status"] == "succeeded"
+    assert all(follower.connections > 1 for follower in followers[2:])
 
 
 def test_a_node_killed_under_load(cluster: Cluster, ledger: Ledger) -> None:
