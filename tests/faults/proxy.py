@@ -15,6 +15,8 @@ class Proxy:
         self._open = threading.Event()
         self._open.set()
         self._refusing = False
+        self._withheld: bytes | None = None
+        self._missed = threading.Event()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -22,6 +24,11 @@ class Proxy:
     def silence(self) -> None:
         """From now on packets are on their way for ever; connections stay."""
         self._open.clear()
+
+    def withhold(self, command: bytes) -> None:
+        """From now on what names a command gets no further, and no answer; all else does. Returns when one was lost."""
+        self._withheld = command
+        assert self._missed.wait(30), f"nobody sends {command!r}"
 
     def cut(self) -> None:
         """Breaks every connection, and each new one."""
@@ -31,6 +38,8 @@ class Proxy:
     def heal(self) -> None:
         """All that waits arrives; new connections come through."""
         self._refusing = False
+        self._withheld = None
+        self._missed.clear()
         self._open.set()
 
     def close(self) -> None:
@@ -79,7 +88,10 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self._open.wait()
-                sink.sendall(data)
+                if self._withheld is not None and self._withheld in data:
+                    self._missed.set()
+                else:
+                    sink.sendall(data)
         _shut(source)
         _shut(sink)
 

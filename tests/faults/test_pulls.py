@@ -1,12 +1,11 @@
 """Faults of pulls: the puller dies, the disk is full. What was begun goes on, or leaves nothing."""
 
-import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.disk import full, small_disk
 from tests.faults.ledger import Ledger
 from tests.faults.yard import Yard
 from tests.hub import FakeHub
@@ -20,22 +19,17 @@ pytestmark = pytest.mark.faults
 @pytest.fixture
 def slowly(yard: Yard, hub: FakeHub) -> Iterator[FakeHub]:
     """The hub over a slow line; what came from it goes at the end."""
-    hub.throttle = 300_000
+    hub.throttle = 200_000
     yield hub
     hub.throttle = None
     yard.http.delete(f"/models/{MODEL}?force=true")
 
 
 @pytest.fixture
-def small_disk(yard: Yard) -> Iterator[Path]:
-    """A disk of its own for the model store."""
-    store = yard.folder / "hf" / "hub"
-    store.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(store)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("only root can mount a small disk")
-    yield store
-    subprocess.run(["umount", str(store)], check=True)
+def store(yard: Yard) -> Iterator[Path]:
+    """The model store, on a disk of its own."""
+    with small_disk(yard.folder / "hf" / "hub") as folder:
+        yield folder
 
 
 def parts(yard: Yard) -> list[Path]:
@@ -66,19 +60,15 @@ def test_the_puller_killed_at_half(yard: Yard, ledger: Ledger, slowly: FakeHub) 
     assert parts(yard) == []
 
 
-def test_a_disk_that_is_full_at_the_model_store(yard: Yard, ledger: Ledger, small_disk: Path, slowly: FakeHub) -> None:
+def test_a_disk_that_is_full_at_the_model_store(yard: Yard, ledger: Ledger, store: Path, slowly: FakeHub) -> None:
     job_id = ledger.pull(MODEL)
     has_come(yard, job_id, 200_000)
-    filler = small_disk / "somebody-else-s"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-    with ledger.flowing():
-        yard.finished(job_id)
-    ledger.hold()
-    assert (yard.job(job_id)["status"], yard.job(job_id)["error_code"]) == ("failed", "disk_full")
-    eventually(lambda: parts(yard) == [], what="no partial file")
-    filler.unlink()
+    with full(store):
+        with ledger.flowing():
+            yard.finished(job_id)
+        ledger.hold()
+        assert (yard.job(job_id)["status"], yard.job(job_id)["error_code"]) == ("failed", "disk_full")
+        eventually(lambda: parts(yard) == [], what="no partial file")
     again = ledger.pull(MODEL)
     ledger.hold()
     assert yard.job(again)["status"] == "succeeded"

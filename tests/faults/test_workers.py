@@ -3,9 +3,16 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from celery import Celery
 
+from app.jobs import model_queue
+from tasks.watchdog import DEAF, STATUS
+from tests.faults.disk import full, small_disk
 from tests.faults.ledger import GRACE, Ledger
 from tests.faults.yard import WORKERS, Paced, Yard
 from tests.stack import eventually
@@ -16,7 +23,7 @@ def test_a_worker_killed_before_the_first_token(yard: Yard, model: Paced, ledger
     owner = yard.owner(job_id)
     with ledger.flowing():
         yard.kill(owner)
-    assert [follower.last for follower in ledger.of(job_id)] == [0, 0]
+        assert [follower.last for follower in ledger.of(job_id)] == [0, 0]
     ledger.hold()
     assert (yard.job(job_id)["status"], yard.job(job_id)["losses"]) == ("succeeded", 1)
 
@@ -26,7 +33,7 @@ def test_a_worker_killed_in_mid_stream(yard: Yard, model: Paced, ledger: Ledger)
     for job_id in jobs:
         ledger.emitted(job_id, 10)
     with ledger.flowing():
-        yard.kill(yard.owner(jobs[0]))
+        yard.kill(yard.owner(jobs[-1]))  # the one with the most before it
     ledger.hold()
     assert {yard.job(job_id)["status"] for job_id in jobs} == {"succeeded"}
     assert sum(yard.job(job_id)["losses"] for job_id in jobs) >= 1
@@ -160,6 +167,94 @@ def test_a_worker_whose_clock_is_wrong_by_an_hour(yard: Yard, ledger: Ledger, sk
     ledger.hold()
 
 
+@contextmanager
+def alone(yard: Yard) -> Iterator[None]:
+    """The second worker is away."""
+    with yard.holding("cpu.1"):
+        yard.kill("cpu.1")
+        yield
+
+
+def test_a_worker_whose_consumer_was_cancelled_listens_again(yard: Yard, ledger: Ledger) -> None:
+    """As an operator can by mistake, in Flower for example."""
+    with alone(yard), Celery(broker=yard.broker.url) as celery:
+        node = yard.finished(ledger.submit(max_tokens=2))["worker"]
+        assert celery.control.cancel_consumer(
+            model_queue("scripted"), destination=[node], reply=True, timeout=30, limit=1
+        )
+        worker = yard.processes["cpu.0"].pid
+        job_id = ledger.submit(max_tokens=5)
+        yard.finished(job_id)
+    ledger.hold()
+    assert yard.job(job_id)["status"] == "succeeded"
+    assert yard.processes["cpu.0"].pid == worker
+
+
+@pytest.mark.faults
+def test_a_worker_that_is_deaf_ends_and_its_next_life_hears(yard: Yard, ledger: Ledger) -> None:
+    """No message of its queues comes through to it any more; all else does, so that it keeps its lease."""
+    with alone(yard):
+        yard.finished(ledger.submit(max_tokens=2))
+        deaf = yard.processes["cpu.0"]
+        try:
+            yard.roads["cpu.0"].withhold(b"BRPOP")
+            job_id = ledger.submit(max_tokens=5)
+            eventually(lambda: deaf.poll() is not None, seconds=DEAF + GRACE, what="the end of the deaf worker")
+        finally:
+            yard.roads["cpu.0"].heal()
+        yard.finished(job_id)
+    ledger.hold()
+    assert deaf.returncode == STATUS
+    assert (yard.job(job_id)["status"], yard.job(job_id)["losses"]) == ("succeeded", 0)
+
+
+@contextmanager
+def alone_on_a_small_disk(yard: Yard) -> Iterator[Path]:
+    """The one worker that is left has it for its log and its temporary files."""
+    log = yard.folder / "cpu.0.log"
+    with small_disk(yard.folder / "small") as disk, yard.holding("cpu.1"):
+        with yard.holding("cpu.0"):
+            for name in WORKERS:
+                yard.kill(name)
+            log.rename(log.with_suffix(".before"))
+            log.symlink_to(disk / log.name)
+            yard.settings["cpu.0"] = {"TMPDIR": str(disk)}
+        try:
+            yield disk
+        finally:
+            with yard.holding("cpu.0"):
+                yard.kill("cpu.0")
+                log.unlink()
+                yard.settings.clear()
+
+
+@pytest.mark.faults
+def test_a_disk_that_is_full_at_the_worker(yard: Yard, ledger: Ledger) -> None:
+    """It streams on, and loads a model again that was here; another one it cannot load before there is room."""
+    real = {"model": "smollm2", "max_tokens": 5, "ignore_eos": True}
+    with alone_on_a_small_disk(yard) as disk:
+        streaming = ledger.submit(max_tokens=40, scripted_tokens_per_second=20)
+        longer = ledger.submit(max_tokens=160, scripted_tokens_per_second=20)
+        ledger.emitted(longer, 5)
+        worker = yard.processes["cpu.0"].pid
+        with full(disk):
+            yard.finished(streaming)
+            for engine in yard.engines("cpu.0"):
+                engine.kill()
+            ledger.emitted(longer, ledger.of(longer)[0].last + 5)
+            refused = ledger.submit(**real)
+            yard.finished(refused)
+        # An operator's word, who made room. For a second after the last order the model counts as on its way.
+        eventually(lambda: yard.http.post("/models/smollm2/reload").status_code == 202, what="the order to load")
+        later = ledger.submit(**real)
+        yard.finished(later)
+        yard.finished(longer)
+        assert yard.processes["cpu.0"].pid == worker
+    ledger.hold()
+    assert {yard.job(job_id)["status"] for job_id in (streaming, longer, later)} == {"succeeded"}
+    assert yard.job(refused)["error"]["code"] == "engine_failed"
+
+
 @pytest.mark.faults
 def test_many_jobs_over_workers_that_die_all_the_time(yard: Yard, ledger: Ledger) -> None:
     over = threading.Event()
@@ -184,7 +279,7 @@ def test_many_jobs_over_workers_that_die_all_the_time(yard: Yard, ledger: Ledger
 
 
 def test_an_idle_worker_s_death_costs_nothing(yard: Yard, ledger: Ledger) -> None:
-    job_id = ledger.submit(max_tokens=20, scripted_tokens_per_second=20)
+    job_id = ledger.submit(max_tokens=80, scripted_tokens_per_second=20)
     idle = next(name for name in WORKERS if name != yard.owner(job_id))
     with ledger.flowing():
         yard.signal(idle, signal.SIGKILL)
