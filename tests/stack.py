@@ -34,7 +34,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(ask: Callable[[], Value], *, seconds: float = 30.0, what: str = "the condition") -> Value:
+def eventually(ask: Callable[[], Value], *, seconds: float = 60.0, what: str = "the condition") -> Value:
     """The first true answer. Fails when none came in time."""
     deadline = time.monotonic() + seconds
     last: Any = None
@@ -154,7 +154,8 @@ class Stack:
 
     def ready(self) -> None:
         """Waits until jobs can run. From then on, every answer must be as /openapi.json describes it."""
-        eventually(lambda: self.http.get("/health/ready").status_code == 200, what=f"ready; logs in {self.folder}")
+        well = f"ready; logs in {self.folder}"
+        eventually(lambda: self.http.get("/health/ready").status_code == 200, seconds=120, what=well)
         if not self.http.event_hooks["response"]:
             self.http.event_hooks["response"] = [described.hook(self.http.get("/openapi.json").json())]
 

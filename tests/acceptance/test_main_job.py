@@ -234,7 +234,7 @@ def test_a_worker_s_death_is_a_pause_and_nothing_else(mended_stack: Stack) -> No
     before_the_first = stack.http.post("/jobs", json=chat()).json()["id"]
     stack.kill("worker")
     stack.start("worker")
-    running = stack.http.post("/jobs", json=scripted(max_tokens=60, scripted_tokens_per_second=20)).json()["id"]
+    running = stack.http.post("/jobs", json=scripted(max_tokens=100, scripted_tokens_per_second=20)).json()["id"]
     transcript: list[dict[str, Any]] = []
     follower = threading.Thread(target=lambda: transcript.extend(stack.events(running)))
     follower.start()
@@ -250,8 +250,8 @@ def test_a_worker_s_death_is_a_pause_and_nothing_else(mended_stack: Stack) -> No
     assert stack.finished(before_the_first)["text"] == ANSWER
     assert job["attempt"] > first
     assert job["losses"] == 1
-    assert text_of(transcript) == words(60) == job["text"]
-    assert numbers(transcript) == list(range(1, 62))
+    assert text_of(transcript) == words(100) == job["text"]
+    assert numbers(transcript) == list(range(1, 102))
 
 
 def _emitted(stack: Stack, job_id: str) -> int:
@@ -271,7 +271,7 @@ def test_a_deploy_hands_jobs_over_without_a_loss(mended_stack: Stack) -> None:
 
     worker = stack.processes.pop("worker")
     worker.terminate()
-    worker.wait(20)
+    worker.wait(30)
     stack.start("worker")
     job = stack.finished(job_id)
 

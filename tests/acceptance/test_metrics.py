@@ -44,7 +44,7 @@ def test_metrics_agree_with_the_database_and_with_what_is_open(stack: Stack) -> 
         lines = stream.iter_lines()  # kept: without it the stream would be closed
         next(lines)
         during = sampled(stack)
-        assert of(during, "tokenyard_streams_open") == open_before + 2
+        eventually(lambda: of(sampled(stack), "tokenyard_streams_open") == open_before + 2, what="both are counted")
         assert of(during, "tokenyard_jobs_running", 'model="scripted"') == 1
         eventually(lambda: of(sampled(stack), "tokenyard_relay_lag_seconds_count") > 0, what="the relay's lag")
     socket.close()

@@ -33,4 +33,4 @@ def test_interactive_requests_find_slots_beside_lines_that_saturate_theirs(stack
     finally:
         stack.http.delete(f"/groups/{group}")
     # Nor do those that run: each is at its slow answer for a quarter of an hour.
-    eventually(lambda: stack.http.get(f"/groups/{group}").json()["open"] == 0, seconds=10, what="the lines to end")
+    eventually(lambda: stack.http.get(f"/groups/{group}").json()["open"] == 0, what="the lines to end")

@@ -139,7 +139,7 @@ def test_a_puller_that_is_asked_to_stop_hands_back_without_a_loss(stack: Stack, 
 
     puller = stack.processes.pop("puller")
     puller.terminate()
-    puller.wait(15)
+    puller.wait(30)
     hub.throttle = None
     stack.start("puller")
     job = stack.finished(job_id)

@@ -122,12 +122,13 @@ def test_an_abort_ends_a_request_and_frees_its_slot(load: Load) -> None:
 
 def test_an_abort_withdraws_a_request_that_waits(load: Load) -> None:
     listener = load(1)
-    listener.engine.submit(make_request("first", max_tokens=20, ignore_eos=True, tokens_per_second=100.0))
+    listener.engine.submit(make_request("first", max_tokens=4000, ignore_eos=True, tokens_per_second=50.0))
     listener.wait_first("first")
     listener.engine.submit(make_request("waiting", max_tokens=3))
     listener.engine.abort("waiting")
     listener.engine.submit(make_request("last", max_tokens=3))
-    listener.answer("first", "last")
+    listener.engine.abort("first")  # and not before the other was
+    listener.answer("last")
     assert listener.of("waiting") == []
 
 

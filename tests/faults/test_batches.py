@@ -48,10 +48,10 @@ def test_a_batch_outlives_worker_web_and_broker(yard: Yard) -> None:
     wait_for(yard, batch_id, 1_000)
     yard.broker.kill()
     yard.broker.start()
-    wait_for(yard, batch_id, 1_400)
+    wait_for(yard, batch_id, 1_200)
     yard.kill("cpu.1")
     yard.kill("web")
-    wait_for(yard, batch_id, 1_700)
+    wait_for(yard, batch_id, 1_400)
     # By itself: where a worker and what it had emitted are lost together, a line ends as `worker_lost`, rightly.
     yard.broker.kill()
     yard.broker.forget()

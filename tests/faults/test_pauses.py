@@ -21,14 +21,9 @@ def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tu
     That is the longest pause of those whose worker was not, and the longest wait for a first token of others that came
     to the same peer at that time: with as much to prefill, under the same contention.
     """
-    work = {**model.long, "max_tokens": 2 * model.long["max_tokens"]}  # until the last one runs, none may have ended
-    jobs = [ledger.submit(**work) for _ in range(SLOTS - 2)]  # one worker can hold these, and those others
-    for job_id in jobs:
-        ledger.emitted(job_id, 10)
+    jobs, hit = _running(yard, ledger, model, victim)
     over = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        theirs = "SELECT id FROM jobs WHERE status = 'running' AND worker LIKE :node"
-        hit = [row.id for row in yard.rows(theirs, node=f"{victim}@%")]
         yard.kill(victim)
         first = pool.submit(_first_tokens, ledger, model, over)
         try:
@@ -42,6 +37,21 @@ def kill_one_of_two(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tu
     lost = {job_id for job_id in jobs if yard.job(job_id)["losses"] == 1}
     assert lost
     return _pause(ledger, lost), _pause(ledger, set(jobs) - lost) + max(first.result())
+
+
+def _running(yard: Yard, ledger: Ledger, model: Paced, victim: str) -> tuple[list[str], list[str]]:
+    """Jobs in the middle of their answers, and those of them that a worker has: once in a while it takes none."""
+    work = {**model.long, "max_tokens": 2 * model.long["max_tokens"]}  # until the last one runs, none may have ended
+    theirs = "SELECT id FROM jobs WHERE status = 'running' AND worker LIKE :node"
+    for _ in range(5):
+        jobs = [ledger.submit(**work) for _ in range(SLOTS - 2)]  # one worker can hold these, and those others
+        for job_id in jobs:
+            ledger.emitted(job_id, 10)
+        if hit := [row.id for row in yard.rows(theirs, node=f"{victim}@%")]:
+            return jobs, hit
+        for job_id in jobs:
+            yard.finished(job_id)
+    raise AssertionError(f"{victim} takes no job")
 
 
 def _goes_on(yard: Yard, ledger: Ledger, job_id: str) -> None:

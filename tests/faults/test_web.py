@@ -12,8 +12,8 @@ from tests.stack import eventually
 
 
 def test_the_web_process_killed_in_mid_stream(yard: Yard, ledger: Ledger) -> None:
-    job_id = ledger.submit(max_tokens=60, scripted_tokens_per_second=20, follow=4)
-    held = ledger.chat(max_tokens=60, scripted_tokens_per_second=20)
+    job_id = ledger.submit(max_tokens=90, scripted_tokens_per_second=20, follow=4)
+    held = ledger.chat(max_tokens=90, scripted_tokens_per_second=20)
     ledger.emitted(job_id, 10)
     yard.kill("web")
     ledger.hold()

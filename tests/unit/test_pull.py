@@ -266,7 +266,7 @@ def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeyp
         eventually(lambda: yard.moves(job_id) and yard.partials())
         assert yard.desk.watches(job_id)
         yard.ends[job_id] = "cancelled"
-        thread.join(5)
+        thread.join(30)
         assert not yard.desk.watches(job_id)
 
         assert not thread.is_alive()
@@ -310,7 +310,7 @@ def test_a_second_message_for_a_pull_whose_claim_fails_takes_nothing_away(
         with pytest.raises(UnavailableError):
             yard.desk.take(job_id)
         hub.throttle = None
-        thread.join(20)
+        thread.join(30)
     assert (yard.get(job_id).job.status, yard.get(job_id).job.attempt) == (State.SUCCEEDED, 1)
 
 
@@ -331,7 +331,7 @@ def test_a_puller_that_stops_hands_back_and_the_next_one_goes_on(yard: Yard) -> 
         thread = yard.start(job_id)
         eventually(lambda: yard.row(job_id).downloaded_bytes > 500_000)
         yard.desk.close()
-        thread.join(5)
+        thread.join(30)
         handed_back, before = yard.get(job_id), yard.partials()[0].stat().st_size
         yard.desk = yard.new_desk()
         hub.throttle = None
@@ -384,7 +384,7 @@ def test_a_pull_that_was_cancelled_while_it_waited_to_go_on_leaves_nothing(yard:
         thread = yard.start(job_id)
         eventually(lambda: yard.moves(job_id) and yard.partials())
         yard.desk.close()
-        thread.join(5)
+        thread.join(30)
         other = yard.submit("gpt2")
         yard.kernel.store.end(job_id, State.CANCELLED)
         yard.desk = yard.new_desk()
@@ -406,7 +406,7 @@ def test_a_pull_that_was_lost_stops_quietly(yard: Yard) -> None:
         eventually(lambda: yard.moves(job_id))
         with yard.database.write() as session:
             session.merge(Job(id=job_id, attempt=2))
-        thread.join(20)
+        thread.join(30)
 
         assert not thread.is_alive()
     assert yard.get(job_id).job.status == State.RUNNING

@@ -30,7 +30,7 @@ MODEL = "scripted"
 OVER = {State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT}
 
 
-def eventually(ask: Callable[[], Any], seconds: float = 15.0) -> Any:
+def eventually(ask: Callable[[], Any], seconds: float = 30.0) -> Any:
     """The first true answer."""
     deadline = time.monotonic() + seconds
     while not (found := ask()):
@@ -123,7 +123,7 @@ class Worker:
     def close(self) -> None:
         self.runner.hand_back_all()
         for thread in self.threads:
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
         self.garage.engine.close()
 

@@ -100,7 +100,7 @@ class Yard:
         until(lambda: not any(thread.name == "garage" for thread in threading.enumerate()))  # it tells others too
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for a condition; fails when it does not come true."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -31,7 +31,7 @@ NODE = "cpu.0@test"
 USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_ns=50, load_ns=10, prompt_ns=15, completion_ns=25)
 
 
-def until(true: Callable[[], object], seconds: float = 10.0) -> None:
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
     """Waits for a condition; fails when it does not come true."""
     deadline = time.monotonic() + seconds
     while not true():
