@@ -77,7 +77,7 @@ def _form(room: int, most: int) -> tuple[str, FileStorage]:
     try:
         purpose, upload = request.form.get("purpose"), request.files.get("file")
     except RequestEntityTooLarge:
-        if room == MAX_FILE:
+        if room == MAX_FILE or request.content_length is not None:  # it has too many parts, say
             raise
         raise FilesFullError(most - room, most) from None
     if purpose != "batch":
