@@ -163,7 +163,7 @@ class Gate:
         if given is not None:
             scheme, _, key = given.partition(" ")
             return Proof.of(key.strip() if scheme.lower() == "bearer" else "")
-        word = request.cookies.get(COOKIE)
+        word = request.cookies.get(COOKIE) if g.get("own", True) else None
         proof = self._logins.find(word) if word else None
         if word and proof is not None:
             g.session = word

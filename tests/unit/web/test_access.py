@@ -178,6 +178,9 @@ def test_a_session_does_what_its_key_may_and_needs_its_csrf_token(client: FlaskC
         assert (refused.status_code, refused.get_json()["error"]["code"]) == (403, "bad_csrf")
         assert client.delete("/jobs/x", headers=wrong).status_code == 403
     assert client.post("/jobs", json=BODY, headers={"X-CSRF-Token": me["csrf"]}).status_code == 202
+    for origin, status in (("http://localhost", 202), ("http://localhost:3000", 401), ("https://evil.example", 403)):
+        from_page = {"X-CSRF-Token": me["csrf"], "Origin": origin}
+        assert client.post("/jobs", json=BODY, headers=from_page).status_code == status, origin
     assert client.post("/jobs", json=BODY, headers=bearer(key)).status_code == 202
 
 

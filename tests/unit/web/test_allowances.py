@@ -225,8 +225,8 @@ def test_the_files_of_a_tenant_have_a_quota(make: Make, upload: Callable[[int], 
     error = refused.get_json()["error"]
     assert (refused.status_code, error["code"], error["type"]) == (413, "files_full", "invalid_request_error")
     assert "10,000 bytes together" in error["message"]
-    parts = {"purpose": ["batch"] * 20}
-    assert alice("POST", "/v1/files", data=parts).get_json()["error"]["code"] == "too_large"
+    parts = [(name, (io.BytesIO(b"x"), "a")) for name in "abcdefghijklmnopqrst"]
+    assert bob("POST", "/v1/files", data=dict(parts)).get_json()["error"]["code"] == "too_large"
     for _ in range(3):  # what is refused for another reason takes no room
         assert alice("POST", "/v1/files", data={"purpose": "none", "x": "y" * 1000}).status_code == 400
     assert alice("POST", "/v1/files", **upload(1900)).status_code == 200

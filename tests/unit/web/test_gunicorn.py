@@ -131,6 +131,15 @@ def test_a_socket_needs_the_key_where_there_is_one(kernel: Kernel, broker: Broke
         wire = Wire(url, headers={"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"})
         wire.say(type="ping", ref=1)
         assert wire.hear()["type"] == "pong"
+        # A page of another port may upgrade, and has the cookie with it; it is nobody until it sends a key.
+        elsewhere = {
+            "Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}",
+            "Origin": "http://localhost:1",
+        }
+        wire_of_page = Wire(url, headers=elsewhere)
+        wire_of_page.say(type="ping", ref=1)
+        assert wire_of_page.hear()["error"]["code"] == "unauthorized"
+        wire_of_page.close()
         later = Wire(url, headers={"Cookie": f"tokenyard_session={login.cookies['tokenyard_session']}"})
         out = {"X-CSRF-Token": login.json()["csrf"]}
         assert httpx.post(f"{url}/logout", headers=out, cookies=login.cookies, trust_env=False).status_code == 200
