@@ -152,10 +152,10 @@ class Stack:
         """What a process finds in its environment."""
         return self.env | {"DEVICE": name} if _is_device(name) else self.env
 
-    def ready(self) -> None:
+    def ready(self, seconds: float = 120.0) -> None:
         """Waits until jobs can run. From then on, every answer must be as /openapi.json describes it."""
         well = f"ready; logs in {self.folder}"
-        eventually(lambda: self.http.get("/health/ready").status_code == 200, seconds=120, what=well)
+        eventually(lambda: self.http.get("/health/ready").status_code == 200, seconds=seconds, what=well)
         if not self.http.event_hooks["response"]:
             self.http.event_hooks["response"] = [described.hook(self.http.get("/openapi.json").json())]
 

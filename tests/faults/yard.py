@@ -146,7 +146,7 @@ class Yard(Stack):
 
     def ready(self, seconds: float = 60.0) -> None:
         """Every worker shows itself, with the scripted model in its memory."""
-        super().ready()
+        super().ready(seconds)
         eventually(self.is_whole, seconds=seconds, what="both workers, warm")
 
     def is_whole(self) -> bool:
