@@ -9,11 +9,9 @@ from typing import Any, Generic, Self, TypeVar
 
 import structlog
 import torch
-from torch.nn.functional import pad
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from inference.transformersanswer import Network, Row
+from inference.transformerscache import Layer, roomy
 
 log = structlog.get_logger()
 Item = TypeVar("Item", bound=Row)
@@ -30,7 +28,7 @@ class Group(Generic[Item]):
     def __init__(self, network: Network, row: Item) -> None:
         self.rows = [row]
         self._network = network
-        self._cache = DynamicCache(config=network.model.config.get_text_config(decoder=True))
+        self._cache = roomy(network.model.config.get_text_config(decoder=True), row.cost)
 
     def cost(self, *others: Self) -> int:
         """Tokens of cache that it may come to need, together with others, padding included."""
@@ -70,12 +68,8 @@ class Group(Generic[Item]):
 
     def join(self, other: Self) -> None:
         """Take in another group's rows. Both are settled."""
-        mine, theirs = self._width, other._width
-        width = max(mine, theirs)
-        for layer, added in zip(self._cache.layers, other._cache.layers, strict=True):
-            for name in ("keys", "values"):
-                parts = (_padded(getattr(layer, name), width - mine), _padded(getattr(added, name), width - theirs))
-                setattr(layer, name, torch.cat(parts))
+        for layer, added in zip(self._layers, other._layers, strict=True):
+            layer.join(added)
         self.rows += other.rows
 
     def shed(self) -> None:
@@ -83,13 +77,13 @@ class Group(Generic[Item]):
         kept = [number for number, row in enumerate(self.rows) if not row.over]
         if len(kept) == len(self.rows):
             return
-        before = self._width
         self.rows = [self.rows[number] for number in kept]
-        if self.rows:
-            layers: list[Any] = self._cache.layers
-            for layer in layers:
-                layer.keys = layer.keys[kept, :, before - self._width :]
-                layer.values = layer.values[kept, :, before - self._width :]
+        for layer in self._layers if self.rows else ():
+            layer.keep(kept, self._width)
+
+    @property
+    def _layers(self) -> list[Any]:
+        return self._cache.layers
 
     @property
     def _width(self) -> int:
@@ -98,7 +92,7 @@ class Group(Generic[Item]):
     @property
     def is_plain(self) -> bool:
         """Whether its layers keep keys and values of all tokens and nothing else, so that rows can lie together."""
-        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        return all(type(layer) is Layer for layer in self._layers)
 
 
 def computes_in_groups(network: Network) -> bool:
@@ -121,10 +115,6 @@ def _begun(network: Network, ids: Sequence[int]) -> Group[Row]:
     group.advance()
     group.rows[0].ids.append(ids[-1])
     return group
-
-
-def _padded(tensor: torch.Tensor, by: int) -> torch.Tensor:
-    return pad(tensor, (0, 0, by, 0)) if by else tensor
 
 
 def _bytes(value: Any) -> int:
