@@ -19,8 +19,11 @@ ROOM = 64
 class Layer(DynamicLayer):
     """Keys and values of all tokens; those of the next ones are written behind them. `most`: tokens, ever."""
 
+    keys: Any  # None before the first pass
+    values: Any
+
     def __init__(self, most: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = most
         self.length = 0
 
