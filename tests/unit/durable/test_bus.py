@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from app.broker import CONNECTIONS
 from app.bus import Entry
-from app.events import Token
+from app.events import Ended, Token
 from app.jobs import new_id
 from app.kernel import Kernel
 
@@ -16,6 +16,19 @@ def test_a_stream_whose_owner_dies_after_its_first_event_goes_by_itself(kernel: 
     keys = list(kernel.bus.redis.scan_iter(f"*{job_id}"))
     assert len(keys) == 2
     assert all(100 <= kernel.bus.redis.ttl(key) <= 100 + kernel.settings.stream_ttl_seconds for key in keys)
+
+
+def test_an_end_lets_its_stream_go_and_a_late_one_shortens_no_successors(kernel: Kernel) -> None:
+    job_id, kept = new_id(), kernel.settings.stream_ttl_seconds
+    kernel.bus.install(job_id, 1, 1000)
+    kernel.bus.append("cpu.0@test", [Entry(job_id, 1, Token(1, "a"))])
+    kernel.bus.install(job_id, 2, 1000)
+    keys = list(kernel.bus.redis.scan_iter(f"*{job_id}"))
+    late, own = (Entry(job_id, attempt, Ended(2, state="succeeded")) for attempt in (1, 2))
+    assert kernel.bus.finish("cpu.0@test", late) == [late]
+    assert all(kernel.bus.redis.ttl(key) > kept for key in keys)
+    assert kernel.bus.finish("cpu.0@test", own) == []
+    assert all(0 < kernel.bus.redis.ttl(key) <= kept for key in keys)
 
 
 def test_a_thousand_callers_at_once_share_a_few_connections(kernel: Kernel) -> None:
