@@ -112,7 +112,7 @@ def test_a_worker_that_lost_a_job_changes_nothing_more_and_ends_its_attempt(
     desk: Desk, make_worker: MakeWorker
 ) -> None:
     frozen, second = make_worker(), make_worker("cpu.1@test")
-    job_id = desk.submit(60, pace=60)
+    job_id = desk.submit(60, pace=30)
     thread = frozen.take(job_id)
     run = frozen.run(job_id)
     frozen.die()  # it goes on, as a partitioned one does
@@ -126,7 +126,7 @@ def test_a_worker_that_lost_a_job_changes_nothing_more_and_ends_its_attempt(
 
 
 def test_the_death_of_an_engine_is_a_loss_and_a_pause(desk: Desk, worker: Worker) -> None:
-    job_id = desk.submit(40, pace=100)
+    job_id = desk.submit(40, pace=30)
     worker.take(job_id)
     worker.run(job_id)
     dead = worker.garage.engine
@@ -143,7 +143,7 @@ def test_a_worker_that_stops_hands_its_jobs_back_at_once_without_a_loss(
     desk: Desk, kernel: Kernel, make_worker: MakeWorker
 ) -> None:
     first, second = make_worker(), make_worker("cpu.1@test")
-    job_ids = [desk.submit(40, pace=100) for _ in range(3)]
+    job_ids = [desk.submit(40, pace=30) for _ in range(3)]
     for job_id in job_ids:
         first.take(job_id)
         first.run(job_id)
@@ -175,7 +175,7 @@ def test_a_stopping_worker_takes_nothing(desk: Desk, kernel: Kernel, worker: Wor
 
 
 def test_a_job_that_was_cancelled_while_its_worker_stopped_ends(desk: Desk, kernel: Kernel, worker: Worker) -> None:
-    job_id = desk.submit(40, pace=50)
+    job_id = desk.submit(40, pace=20)
     worker.take(job_id)
     worker.run(job_id)
     kernel.store.end(job_id, State.CANCELLED)  # the signal of it got lost
@@ -192,7 +192,7 @@ def test_a_job_that_was_cancelled_while_its_worker_stopped_ends(desk: Desk, kern
 def test_after_the_broker_lost_its_memory_the_owner_writes_the_stream_anew(
     desk: Desk, kernel: Kernel, worker: Worker
 ) -> None:
-    job_id = desk.submit(40, pace=100, n=2)
+    job_id = desk.submit(40, pace=30, n=2)
     worker.take(job_id)
     worker.run(job_id)
     kernel.bus.redis.flushall()
@@ -221,7 +221,7 @@ def test_the_last_event_survives_a_broker_that_forgot_all_but_now(
 
 
 def test_a_stream_that_lost_its_end_is_written_anew_and_has_no_gap(desk: Desk, kernel: Kernel, worker: Worker) -> None:
-    job_id = desk.submit(40, pace=100)
+    job_id = desk.submit(40, pace=30)
     worker.take(job_id)
     eventually(lambda: len(desk.stream(job_id)) > 5)
     last = kernel.bus.redis.xrevrange(f"tokenyard:stream:{job_id}", count=2)
@@ -235,7 +235,7 @@ def test_a_frozen_worker_does_not_take_a_loss_of_memory_for_its_turn(
     desk: Desk, kernel: Kernel, make_worker: MakeWorker
 ) -> None:
     frozen = make_worker()
-    job_id = desk.submit(60, pace=60)
+    job_id = desk.submit(60, pace=30)
     thread = frozen.take(job_id)
     run = frozen.run(job_id)
     frozen.die()
@@ -252,7 +252,7 @@ def test_a_job_whose_worker_and_stream_are_lost_together_restarts_only_where_not
     desk: Desk, kernel: Kernel, make_worker: MakeWorker, told: bool
 ) -> None:
     first, second = make_worker(), make_worker("cpu.1@test")
-    job_id = desk.submit(30, pace=100 if told else 0.5)
+    job_id = desk.submit(30, pace=20 if told else 0.5)
     renewed: list[bool] = []
     first.runner.on_first = lambda: renewed.append(True)
     first.take(job_id)
@@ -279,7 +279,7 @@ def test_what_an_engine_cannot_go_on_with_fails_once_it_was_begun(
     desk: Desk, make_worker: MakeWorker, sampling: dict[str, object]
 ) -> None:
     first, second = make_worker(engine="vllm"), make_worker("cpu.1@test", engine="vllm")
-    begun, fresh = (desk.submit(20, pace=50, sampling=sampling) for _ in range(2))
+    begun, fresh = (desk.submit(20, pace=15, sampling=sampling) for _ in range(2))
     first.take(begun)
     first.run(begun)
     first.die()
