@@ -169,6 +169,7 @@ def _start() -> tuple[Process, Writer, BinaryIO]:
 #: What an engine's process starts with, unless the operator says otherwise.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # idle OpenMP threads sleep, and leave the cores to others
+    "GOMP_SPINCOUNT": "2000",  # but not between two operations of a pass: waking takes longer than most of these
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # a GPU's memory does not go to waste in pieces
     "HF_HUB_OFFLINE": "1",  # a model is all here when it is loaded: nothing is asked of a hub, no kernel fetched
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -193,8 +194,11 @@ def _environment() -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if name not in SECRETS}
     if "PYTORCH_CUDA_ALLOC_CONF" in given:  # the older name of PYTORCH_ALLOC_CONF, which ours would outdo
         given.setdefault("PYTORCH_ALLOC_CONF", given["PYTORCH_CUDA_ALLOC_CONF"])
+    ours = dict(ENVIRONMENT)
+    if "OMP_WAIT_POLICY" in given:  # which a number of spins would outdo
+        del ours["GOMP_SPINCOUNT"]
     path = given.get("PYTHONPATH")
-    return {**ENVIRONMENT, **given, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
+    return {**ours, **given, "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root}
 
 
 def _greet(spec: Spec, commands: Writer, file: BinaryIO, on_progress: OnProgress | None) -> Info | Failure | None:
