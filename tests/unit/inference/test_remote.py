@@ -188,6 +188,7 @@ def test_an_engine_starts_offline_with_an_operators_own_words_before_ours(monkey
     assert environment_of(engine)["HF_HUB_OFFLINE"] == "1"
     assert environment_of(engine)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     assert environment_of(engine)["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert "GOMP_SPINCOUNT" not in environment_of(engine)  # ours would outdo it
     engine.close()
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
     engine = load_scripted()
