@@ -1,7 +1,8 @@
 """`python -m bench.soak [MINUTES [PACE]]`: random bad input and good load together, on a stack of its own.
 
-Ends with 1 when an answer was a 5xx, a good one failed, or when memory, descriptors or the broker's keys of any part of
-the stack grew from the first quarter of the time to the last. The bad input is tests/badinput.py's, and random bytes.
+Ends with 1 when an answer was a 5xx, a good one failed, when memory or descriptors of any part of the stack grew from
+the first quarter of the time to the last, or when the broker holds more keys than before once the last streams have
+gone. The bad input is tests/badinput.py's, and random bytes.
 """
 
 import json
@@ -29,8 +30,10 @@ PARTS = ("web", "worker", "puller", "keeper", "beat")
 TEXT, BINARY = 1, 2
 #: Seconds between requests of one sender where none are named, and between measurements.
 PACE, LOOK = 0.1, 5.0
-#: What a part may differ by between the quarters: megabytes, a share, descriptors; and the broker keys.
-MEMORY_MB, MEMORY_SHARE, FILES, KEYS = 16.0, 0.05, 8, 40
+#: What a part may differ by between the quarters: megabytes, a share, descriptors; and the broker in keys, at rest.
+MEMORY_MB, MEMORY_SHARE, FILES, KEYS = 16.0, 0.05, 8, 20
+#: Seconds that the streams of ended jobs stay.
+STREAM_TTL = 20
 
 
 class Sample(NamedTuple):
@@ -52,6 +55,7 @@ class Soak:
         self.faults: list[str] = []
         self.samples: dict[str, list[Sample]] = {part: [] for part in (*PARTS, "broker")}
         self._lock = threading.Lock()
+        self._keys = self._count_keys()
 
     def run(self) -> None:
         """Until the time is over."""
@@ -129,6 +133,19 @@ class Soak:
                 self.samples["broker"].append(Sample(used, client.dbsize()))
             time.sleep(LOOK)
 
+    def _count_keys(self) -> int:
+        with redis.Redis.from_url(self._stack.env["REDIS_URL"]) as client:
+            return int(client.dbsize())
+
+    def keys_left(self) -> Iterator[str]:
+        """Prints what the broker holds once the last streams have gone: under load, it is what came in that time."""
+        deadline = time.monotonic() + 2 * STREAM_TTL
+        while (left := self._count_keys()) > self._keys + KEYS and time.monotonic() < deadline:
+            time.sleep(1.0)
+        print(f"keys of the broker before and after: {self._keys}, {left}")
+        if left > self._keys + KEYS:
+            yield f"broker: {self._keys} keys became {left}"
+
     def growth(self) -> Iterator[str]:
         """Prints each part's quarters; yields what grew."""
         for part, samples in self.samples.items():
@@ -140,7 +157,7 @@ class Soak:
             print(f"{part:8} {first.memory:7.1f} -> {last.memory:7.1f} MB  {first.files:5} -> {last.files:5} {unit}")
             if last.memory - first.memory > max(MEMORY_MB, MEMORY_SHARE * first.memory):
                 yield f"{part}: memory grew from {first.memory:.1f} to {last.memory:.1f} MB"
-            if last.files - first.files > (max(KEYS, first.files // 4) if part == "broker" else FILES):
+            if part != "broker" and last.files - first.files > FILES:
                 yield f"{part}: {unit} grew from {first.files} to {last.files}"
 
 
@@ -153,7 +170,7 @@ def _median(samples: list[Sample]) -> Sample:
 def stack(folder: Path) -> Iterator[Stack]:
     """One whose streams and jobs are forgotten soon, so that what stays shows."""
     with broker(folder) as url:
-        whole = Stack(folder, url, STREAM_TTL_SECONDS="20", RETENTION_JOBS="200", RENEW_SECONDS="5")
+        whole = Stack(folder, url, STREAM_TTL_SECONDS=str(STREAM_TTL), RETENTION_JOBS="200", RENEW_SECONDS="5")
         whole.run("migrate")
         try:
             whole.start(*PARTS)
@@ -173,9 +190,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, stack(Path(name)) as whole:
         soak = Soak(whole, minutes * 60, pace, seed)
         soak.run()
+        kept = list(soak.keys_left())
         logs = [path.name for path in Path(name).glob("*.log") if "Traceback" in path.read_text(errors="replace")]
     print(dict(sorted(soak.counts.items())))
-    faults = [*soak.faults, *soak.growth(), *(f"a traceback in {log}" for log in logs)]
+    faults = [*soak.faults, *soak.growth(), *kept, *(f"a traceback in {log}" for log in logs)]
     print("\n".join(faults[:50]) or "nothing failed, nothing grew")
     return 1 if faults else 0
 
