@@ -15,8 +15,11 @@ from bench.durability import of_streams
 from bench.engines import starters
 from bench.results import Row, ratio
 from bench.yard import yard
+from inference.remote import ENVIRONMENT
 from tests.stack import ROOT
 
+#: How an engine's threads wait, on both sides: at one stream it makes three times as many tokens a second.
+SPINS = ENVIRONMENT["GOMP_SPINCOUNT"]
 #: The last commit before the work on what the fault suite holds.
 BEFORE_DURABILITY = "b07bb9b"
 
@@ -50,7 +53,7 @@ def _compared(ours: httpx.Client, earlier: httpx.Client, streams: int, pairs: in
 @contextmanager
 def _stack(root: Path) -> Iterator[httpx.Client]:
     with (
-        yard(root=root, STARTER_GGUF=starters()["STARTER_GGUF"]) as stack,
+        yard(root=root, STARTER_GGUF=starters()["STARTER_GGUF"], GOMP_SPINCOUNT=SPINS) as stack,
         httpx.Client(base_url=stack.url, timeout=300) as client,
     ):
         yield client
