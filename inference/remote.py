@@ -169,7 +169,7 @@ def _start() -> tuple[Process, Writer, BinaryIO]:
 #: What an engine's process starts with, unless the operator says otherwise.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # idle OpenMP threads sleep, and leave the cores to others
-    "GOMP_SPINCOUNT": "2000",  # but not between two operations of a pass: waking takes longer than most of these
+    "GOMP_SPINCOUNT": "1000",  # but not between two operations of a pass: waking takes longer than most of these
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # a GPU's memory does not go to waste in pieces
     "HF_HUB_OFFLINE": "1",  # a model is all here when it is loaded: nothing is asked of a hub, no kernel fetched
     "HF_HUB_DISABLE_TELEMETRY": "1",
