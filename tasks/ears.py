@@ -48,6 +48,5 @@ class Ears:
         try:
             tell(self._celery, verb, [self._node], queue=queue)
         except UnavailableError as error:
-            log.warning(
-                "not_told", queue=queue, reason=str(error.__cause__)
-            )  # a later renewal sees what is not consumed
+            # A later renewal sees what is not consumed.
+            log.warning("not_told", queue=queue, reason=str(error.__cause__))
