@@ -164,10 +164,11 @@ class Yard(Stack):
     @contextmanager
     def holding_model(self, name: str) -> Iterator[None]:
         """A model in the memory of both workers within the block, and of none at its end."""
-        for worker in self._cards():
-            self.http.post(f"/models/{name}/load", json={"worker": worker["node"]}).raise_for_status()
-        eventually(lambda: self._holders(name) == len(WORKERS), seconds=120, what=f"{name} in both workers")
         try:
+            for worker in self._cards():
+                self.http.post(f"/models/{name}/load", json={"worker": worker["node"]}).raise_for_status()
+            # Two vLLM engines at once, off a disk that has not been read yet.
+            eventually(lambda: self._holders(name) == len(WORKERS), seconds=240, what=f"{name} in both workers")
             yield
         finally:
             self.http.post(f"/models/{name}/unload", json={"force": True}).raise_for_status()
