@@ -31,6 +31,8 @@ FRESH = 2.0
 STALE = 600.0
 #: Seconds between two looks for a key that is not known: it may have been made just now.
 MISSING = 0.25
+#: Characters that API_KEY has at least where others may guess at it: a word is found in hours.
+SHORTEST = 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"ty-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
 
@@ -167,17 +169,29 @@ class ApiKeys:
 
 
 def require_key(settings: Settings) -> None:
-    """What a server asks before it binds. Raises BadSettingsError where others could reach it, and no key is there."""
-    if settings.is_loopback or settings.api_key is not None:
+    """What a server asks before it binds. Raises BadSettingsError where it serves others without a key to hold."""
+    if settings.is_private:
+        return
+    if settings.api_key is not None:
+        if len(settings.api_key.get_secret_value()) < SHORTEST:
+            raise BadSettingsError(
+                f"API_KEY: others could guess it. Take {SHORTEST} characters or more: openssl rand -hex 24"
+            )
         return
     clock = Clock()
     with closing(Database(settings.database_url)) as database:
         rows = ApiKeys(database, clock).all()
     if not any(holds(row, clock.now()) for row in rows):
         raise BadSettingsError(
-            f"HOST={settings.host} would serve beyond this machine without a key. Make one: tokenyard keys create NAME "
-            "--role operator. Or set API_KEY to a long random string, or HOST=127.0.0.1"
+            f"{_opened(settings)} would serve beyond this machine without a key. Make one: tokenyard keys create NAME "
+            "--role operator. Or set API_KEY to a long random string, or HOST=127.0.0.1 and no ALLOWED_HOSTS"
         )
+
+
+def _opened(settings: Settings) -> str:
+    """The setting by which others are served."""
+    hosts = ",".join(settings.allowed_hosts)
+    return f"ALLOWED_HOSTS={hosts}" if settings.is_loopback else f"HOST={settings.host}"
 
 
 def holds(row: ApiKey, now: float) -> bool:
@@ -191,7 +205,7 @@ class Keyring:
     def __init__(self, read: Callable[[], list[ApiKey]], settings: Settings, clock: Clock) -> None:
         self._read = read
         self._clock = clock
-        self._loopback = settings.is_loopback
+        self._private = settings.is_private
         self._first = Proof.of(settings.api_key.get_secret_value()).digest if settings.api_key else None
         self._lock = threading.Lock()
         self._rows: dict[str, ApiKey] = {}
@@ -222,7 +236,7 @@ class Keyring:
 
     def _is_open(self, rows: dict[str, ApiKey]) -> bool:
         """Whether no key is needed: none was ever made, and only this machine can ask."""
-        return self._loopback and self._first is None and not rows
+        return self._private and self._first is None and not rows
 
     def _judged(self, proof: Proof | None, rows: dict[str, ApiKey]) -> Identity | None:
         if self._is_open(rows):

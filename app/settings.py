@@ -168,12 +168,12 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the address that the web process binds."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine is served. Who allows another name has a proxy pass others' requests on."""
+        return self.is_loopback and all(map(is_loopback, self.allowed_hosts))
 
     @property
     def address(self) -> str:
@@ -231,6 +231,14 @@ class Settings(BaseSettings):
     def lock_dir(self) -> Path:
         """Where the processes of this stack keep their locks, sockets and generated files."""
         return self.data_dir / "run"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address means this machine, wherever it is asked."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @functools.cache

@@ -25,7 +25,13 @@ T = TypeVar("T")
 COOKIE = "tokenyard_session"
 CSRF_HEADER = "X-CSRF-Token"
 _KEY = "tokenyard_gate"
+#: What proxies write: a request with one of these came from elsewhere, though it arrives from this machine.
+_FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
 _NO_KEY = "Send the API key as 'Authorization: Bearer <key>'."
+_PROXIED = (
+    "This came through a proxy, and without a key only this machine is served. Make one on the server, and send it: "
+    "tokenyard keys create NAME --role operator"
+)
 
 
 class Access(Enum):
@@ -147,6 +153,8 @@ class Gate:
         return still
 
     def _take(self, found: Identity | None, proof: Proof | None, access: Access) -> Identity:
+        if found is not None and not found.keyed and any(name in request.headers for name in _FORWARDED):
+            raise NotAllowedError("unauthorized", _PROXIED)
         if found is None:
             g.pop("identity", None)
             raise NotAllowedError("unauthorized", _NO_KEY if proof is None else "This API key is not known here.")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, g, request
 
 from app.errors import NotAllowedError
-from app.settings import Settings
+from app.settings import Settings, is_loopback
 from app.web.errors import request_id
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
@@ -27,7 +27,7 @@ class Door:
 
     def __init__(self, settings: Settings) -> None:
         self._is_loopback = settings.is_loopback
-        self._hosts = {"localhost", settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
+        self._hosts = {settings.host.lower(), *(host.lower() for host in settings.allowed_hosts)}
         self._origins = {origin.rstrip("/").lower() for origin in settings.cors_origins}
 
     def check(self) -> None:
@@ -57,7 +57,7 @@ class Door:
 
     def _check_host(self) -> None:
         host = _hostname(f"//{request.host}")
-        if "*" in self._hosts or host in self._hosts or _is_loopback(host):
+        if "*" in self._hosts or host in self._hosts or is_loopback(host):
             return
         # A name can be pointed here by anybody (DNS rebinding); an address that a client typed cannot.
         if not self._is_loopback and _is_address(host):
@@ -76,8 +76,7 @@ class Door:
     def _may_ask(self, origin: str) -> bool:
         if "*" in self._origins or origin.rstrip("/").lower() in self._origins:
             return True
-        host = _hostname(origin)
-        return self._is_loopback and (host == "localhost" or _is_loopback(host))
+        return self._is_loopback and is_loopback(_hostname(origin))
 
 
 def register(app: Flask, settings: Settings) -> None:
@@ -100,7 +99,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    return _is_address(host) and ipaddress.ip_address(host).is_loopback

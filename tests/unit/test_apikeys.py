@@ -101,6 +101,8 @@ def test_only_loopback_without_any_key_is_open(keys: ApiKeys) -> None:
     assert ring(keys).identify(Proof.of("anything")) == Identity(keyed=False)
     assert ring(keys, api_key="sesame").identify(None) is None
     assert ring(keys, host="0.0.0.0").identify(None) is None
+    assert ring(keys, allowed_hosts="localhost,127.0.0.1").identify(None) == Identity(keyed=False)
+    assert ring(keys, allowed_hosts="localhost,ai.example.org").identify(None) is None
     assert ring(keys, api_key="sesame", host="0.0.0.0").identify(Proof.of("sesame")) == Identity()
     keys.create("alice", Role.USER)
     assert ring(keys).identify(None) is None
@@ -179,7 +181,7 @@ def test_a_server_for_others_wants_a_key_first(tmp_path: Path) -> None:
     with pytest.raises(BadSettingsError, match="tokenyard keys create"):
         require_key(ours)
     require_key(Settings(host="127.0.0.1", data_dir=tmp_path, _env_file=None))
-    require_key(Settings(host="0.0.0.0", api_key="k", data_dir=tmp_path, _env_file=None))
+    require_key(Settings(host="0.0.0.0", api_key="k" * 16, data_dir=tmp_path, _env_file=None))
     database = Database(ours.database_url)
     keys = ApiKeys(database, Clock())
     keys.create("ops", Role.OPERATOR)
@@ -188,6 +190,22 @@ def test_a_server_for_others_wants_a_key_first(tmp_path: Path) -> None:
     with pytest.raises(BadSettingsError):
         require_key(ours)
     database.close()
+
+
+def test_a_server_that_answers_to_another_name_is_for_others_too(tmp_path: Path) -> None:
+    ours = Settings(allowed_hosts="ai.example.org", data_dir=tmp_path, _env_file=None)
+    migrate(ours)
+    with pytest.raises(BadSettingsError, match=r"ALLOWED_HOSTS=ai\.example\.org .* tokenyard keys create"):
+        require_key(ours)
+    require_key(Settings(allowed_hosts="localhost,::1", data_dir=tmp_path, _env_file=None))
+
+
+@pytest.mark.parametrize("fields", [{"host": "0.0.0.0"}, {"allowed_hosts": "ai.example.org"}])
+def test_a_key_that_others_could_guess_is_refused(fields: dict[str, str]) -> None:
+    with pytest.raises(BadSettingsError, match="16 characters"):
+        require_key(Settings(api_key="k" * 15, _env_file=None, **fields))
+    require_key(Settings(api_key="k" * 16, _env_file=None, **fields))
+    require_key(Settings(api_key="k", _env_file=None))
 
 
 def test_the_first_key_may_come_from_a_file(tmp_path: Path) -> None:

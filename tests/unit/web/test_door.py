@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from app import apikeys
+from app.apikeys import Role
+from app.kernel import Kernel
 from app.web import create_app
 
 from .conftest import Broker, kernel_of, settings_of
@@ -31,6 +34,23 @@ def test_pages_of_this_machine_may_ask_while_nobody_else_can(client: FlaskClient
     assert (asked.status_code, asked.headers["Access-Control-Allow-Origin"]) == (200, origin)
     assert client.post("/jobs", json=BODY, headers={"Origin": origin}).status_code == 202
     assert "Access-Control-Allow-Credentials" not in asked.headers
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP"])
+def test_without_a_key_nothing_comes_through_a_proxy(
+    client: FlaskClient, kernel: Kernel, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apikeys, "FRESH", 0.0)
+    through = {header: "for=203.0.113.9"}
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    for path, more in {"/diag": {}, "/jobs": {}, "/nothing": {}, "/ws": upgrade}.items():
+        refused = client.get(path, headers=through | more)
+        assert refused.status_code == 401, path
+        assert "tokenyard keys create" in refused.get_json()["error"]["message"]
+    assert client.get("/diag").status_code == 200
+    assert client.get("/health/live", headers=through).status_code == 200
+    key = kernel.api_keys.create("ops", Role.OPERATOR)
+    assert client.get("/jobs", headers=through | {"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 @pytest.mark.parametrize("origin", FOREIGN)

@@ -215,10 +215,10 @@ def test_a_key_opens_the_site(tmp_path: Path, broker: Broker, path: str, given: 
 
 
 def test_listed_origins_and_hosts_may_ask(tmp_path: Path, broker: Broker) -> None:
-    settings = settings_of(tmp_path, broker.url, cors_origins="https://ui.example", allowed_hosts="gpu.example")
-    kernel = kernel_of(settings)
+    allowed = {"cors_origins": "https://ui.example", "allowed_hosts": "gpu.example"}
+    kernel = kernel_of(settings_of(tmp_path, broker.url, api_key="key", **allowed))
     client = create_app(kernel=kernel).test_client()
-    headers = {"Origin": "https://ui.example", "Host": "gpu.example"}
+    headers = {"Origin": "https://ui.example", "Host": "gpu.example", "Authorization": "Bearer key"}
     response = client.post("/jobs", json=BODY, headers=headers)
     assert response.status_code == 202
     assert response.headers["Access-Control-Allow-Origin"] == "https://ui.example"
