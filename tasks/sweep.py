@@ -28,26 +28,44 @@ class Watch:
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
+        self._processes: dict[str, psutil.Process | None] = {}
 
     def dead(self, lives: list[Life], *, host: str, lease: float) -> list[Life]:
         """The lives whose process is gone from this host, or whose counter stood still for a lease."""
         now = time.monotonic()
         self._seen = {life.id: self._moved(life, now) for life in lives}
-        return [life for life in lives if _is_gone(life, host) or now - self._seen[life.id][1] > lease]
+        self._processes = {life.id: self._processes.get(life.id) or _process_of(life) for life in lives}
+        return [
+            life
+            for life in lives
+            if (life.host == host and self._is_gone(life)) or now - self._seen[life.id][1] > lease
+        ]
 
     def _moved(self, life: Life, now: float) -> tuple[int, float]:
         seen = self._seen.get(life.id)
         return seen if seen is not None and seen[0] == life.counter else (life.counter, now)
 
+    def _is_gone(self, life: Life) -> bool:
+        process = self._processes[life.id]
+        if process is None:
+            return not psutil.pid_exists(life.pid)
+        try:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
-def _is_gone(life: Life, host: str) -> bool:
-    if life.host != host:
-        return False
+
+def _process_of(life: Life) -> psutil.Process | None:
+    """The process with a life's number, where it also began when the life says. Else the counter has to tell.
+
+    When a process began is a time of the wall clock, which somebody may have set since; from then on the kernel's own
+    count tells whether it is still the same.
+    """
     try:
         process = psutil.Process(life.pid)
-        return bool(process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - life.pid_started) > 1.0)
+        return process if abs(process.create_time() - life.pid_started) < 1.0 else None
     except psutil.NoSuchProcess:
-        return True
+        return None
 
 
 class Keeper:

@@ -1,6 +1,7 @@
 """Lives: how they are kept, how they are lost, and who notices."""
 
 import os
+import subprocess
 import threading
 import time
 
@@ -63,11 +64,42 @@ def a_lease(kernel: Kernel, **calls: object) -> Lease:
 def test_a_life_whose_process_is_gone_from_this_host_is_dead_at_once(kernel: Kernel) -> None:
     here = a_life(kernel)
     gone = a_life(kernel, id="gone", pid=2**22 + 1)
-    reused = a_life(kernel, id="reused", pid_started=here.pid_started - 100)
     elsewhere = a_life(kernel, id="elsewhere", host="there", pid=2**22 + 1)
-    dead = Watch().dead([here, gone, reused, elsewhere], host="here", lease=15)
+    dead = Watch().dead([here, gone, elsewhere], host="here", lease=15)
 
-    assert [life.id for life in dead] == ["gone", "reused"]
+    assert [life.id for life in dead] == ["gone"]
+
+
+def test_a_life_whose_process_dies_unreaped_is_dead_at_once(kernel: Kernel) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = psutil.Process(child.pid)
+        watch, life = Watch(), a_life(kernel, pid=child.pid, pid_started=process.create_time())
+        assert watch.dead([life], host="here", lease=15) == []
+        child.kill()
+        eventually(lambda: process.status() == psutil.STATUS_ZOMBIE)
+        assert watch.dead([life], host="here", lease=15) == [life]
+
+
+def test_no_life_ends_because_somebody_sets_the_clock(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a process began is told by the wall clock, anew each time it is asked."""
+    watch, known, unknown = Watch(), a_life(kernel), a_life(kernel, id="unknown")
+    assert watch.dead([known], host="here", lease=15) == []
+    began = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: began(process) + 3600)
+
+    assert watch.dead([known, unknown], host="here", lease=15) == []
+
+
+def test_a_life_whose_number_another_process_has_is_dead_after_a_lease(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watch, reused = Watch(), a_life(kernel, pid_started=psutil.Process().create_time() - 100)
+
+    assert watch.dead([reused], host="here", lease=15) == []
+    now += 16
+    assert watch.dead([reused], host="here", lease=15) == [reused]
 
 
 def test_a_counter_that_stands_still_for_a_lease_is_a_death(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
