@@ -107,6 +107,9 @@ MALFORMED: dict[str, bytes] = {
     "101 lists": _tail(b'"metadata": {"x": ' + b"[" * 101 + b"]" * 101 + b"}"),
     "100,000 levels": b"[" * 100_000,
     "100,000 levels of objects": b'{"x":' * 100_000,
+    "20,001 objects": _tail(b'"metadata": {"x": [' + b",".join([b"{}"] * 20_000) + b"]}"),
+    "700,000 lists": _tail(b'"metadata": {"x": [' + b",".join([b"[]"] * 699_000) + b"]}"),
+    "11,500 times 90 levels": _tail(b'"metadata": {"x": [' + b",".join([b"[" * 90 + b"]" * 90] * 11_500) + b"]}"),
     "2 MB and more": _tail(b'"stop": "' + b"x" * LIMIT + b'"'),
 }
 

@@ -1,8 +1,8 @@
 """Bodies and JSON as they arrive, over HTTP and WebSocket alike: one strict decoder, and errors that say what is wrong.
 
 Strict means what Python's own decoder is not: half a surrogate pair is no text (no engine, database or socket could
-carry it on), NaN is no number, a name stands once in an object (two readers would choose differently), and depth and
-whole numbers are bounded.
+carry it on), NaN is no number, a name stands once in an object (two readers would choose differently), and depth,
+whole numbers, and lists and objects are bounded.
 """
 
 import json
@@ -16,6 +16,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.errors import InvalidRequestError
+from app.web.offload import offload_one
 
 MAX_BODY = 2 * 1024 * 1024
 MAX_FILE = 200 * 1024 * 1024
@@ -24,6 +25,10 @@ MAX_JOBS = 64 * 1024 * 1024
 MAX_PARTS = 16
 #: A schema has 64 levels; what stands around it has the rest.
 MAX_DEPTH = 100
+#: Lists and objects in one body: two bytes each, and microseconds. The longest chat with the most tools has thousands.
+MAX_PLACES = 20_000
+#: Bytes beyond which a body is read off the event loop: the longest takes some tenths of a second.
+LARGE = 64 * 1024
 #: Names in one object. Each one that is wrong costs a fault in the making, and the first is all that is told.
 MAX_NAMES = 10_000
 #: Whole numbers are within what databases and MessagePack hold.
@@ -34,6 +39,8 @@ FORM = "application/x-www-form-urlencoded"
 NDJSON = "application/x-ndjson"
 
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
+#: A text, ended or not; it never goes back, whatever stands there.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 class Provider(DefaultJSONProvider):
@@ -46,20 +53,31 @@ class Provider(DefaultJSONProvider):
 
 def decode(raw: str | bytes, what: str) -> Any:
     """A JSON value; `what` begins the message where it is none. Raises InvalidRequestError."""
+    return offload_one(_decode, raw, what) if len(raw) > LARGE else _decode(raw, what)
+
+
+def _decode(raw: str | bytes, what: str) -> Any:
     try:
-        value = msgspec.json.decode(raw)
+        data = raw.encode() if isinstance(raw, str) else raw
+        places = _places(data)
+        if places > MAX_PLACES and _places(_TEXT.sub(b"", data)) > MAX_PLACES:
+            raise InvalidRequestError(f"{what} has more than {MAX_PLACES} lists and objects.")
+        value = msgspec.json.decode(data)
     except RecursionError:
         raise InvalidRequestError(f"{what} is nested too deeply; {MAX_DEPTH} levels are the limit.") from None
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise InvalidRequestError(f"{what} is not valid JSON: {error}") from None
-    data = raw.encode() if isinstance(raw, str) else raw
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
+    if places > MAX_DEPTH and is_deeper(value, MAX_DEPTH):
         raise InvalidRequestError(f"{what} is nested too deeply; {MAX_DEPTH} levels are the limit.")
     try:
         (_bounded if _LONG_NUMBER.search(data) else _plain).decode(data.decode())
     except ValueError as error:
         raise InvalidRequestError(f"{what} {error}.") from None
     return value
+
+
+def _places(data: bytes) -> int:
+    return data.count(b"[") + data.count(b"{")
 
 
 def decode_object(raw: str | bytes, what: str) -> dict[str, Any]:

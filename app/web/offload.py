@@ -40,11 +40,20 @@ READS = {name for name in vars(Reads) if not name.startswith("_")} | set(_ASKING
 
 #: Which threads of the operating system are the pool's own: what they call further is where it may block already.
 _threads = monkey.get_original("threading", "local")()
+_computing = Semaphore()
 
 
 def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Calls a function where it may block: in the thread pool under gevent, else right here."""
     return _in_pool(gevent.get_hub().threadpool, fn, *args, **kwargs) if _must_not_block() else fn(*args, **kwargs)
+
+
+def offload_one(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `offload`, for what only computes: one at a time, as they share one interpreter, and readers need threads."""
+    if not _must_not_block():
+        return fn(*args, **kwargs)
+    with _computing:
+        return offload(fn, *args, **kwargs)
 
 
 def _must_not_block() -> bool:

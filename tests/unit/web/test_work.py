@@ -7,10 +7,12 @@ from collections.abc import Callable
 import pytest
 from flask.testing import FlaskClient
 
+from app.errors import InvalidRequestError
 from app.models import Job
-from app.web import markdown
+from app.web import bodies, markdown
 from app.web.fold import Fold
 from app.web.tokens import MAX_TEXT
+from tests.badinput import MALFORMED
 
 from .conftest import Worker, submitted
 
@@ -26,6 +28,31 @@ def seconds(act: Callable[[], object]) -> float:
         return time.process_time() - began
 
     return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("name", ["700,000 lists", "11,500 times 90 levels"])
+def test_a_body_of_nothing_but_lists_is_refused_before_it_is_read(name: str) -> None:
+    def read() -> None:
+        with pytest.raises(InvalidRequestError, match="lists and objects"):
+            bodies.decode(MALFORMED[name], "It")
+
+    assert seconds(read) < 0.2  # it was 1.5 and 3
+
+
+def test_braces_in_texts_are_no_objects() -> None:
+    said = {"x": '{"[\\' * 50_000, "y": [{}] * 19_000}
+    assert bodies.decode(json.dumps(said), "It") == said
+    for text in ('"' + "[" * 30_000, "[" * 30_000 + '"' + '\\"' * 500_000):
+        with pytest.raises(InvalidRequestError):
+            bodies.decode(text, "It")
+
+
+def test_a_large_body_is_read_off_the_loop_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(bodies, "offload_one", lambda fn, raw, what: asked.append(len(raw)) or fn(raw, what))
+    for size in (100, bodies.LARGE):
+        assert bodies.decode(json.dumps("x" * size), "It")
+    assert asked == [bodies.LARGE + 2]
 
 
 @pytest.mark.parametrize("calls", ['{"name": "f"}', "[]", '{"name": "f"};  '])
