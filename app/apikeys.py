@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from app.clock import Clock
 from app.database import Database
 from app.errors import BadSettingsError, InvalidRequestError, NotAllowedError, NotFoundError, UnavailableError
+from app.jobs import DEFAULT_PRIORITY
 from app.models import ApiKey
 from app.names import resolve
 from app.settings import Settings
@@ -114,14 +115,24 @@ class ApiKeys:
         self._clock = clock
 
     def create(
-        self, name: str, role: Role, *, again: bool = False, expires_in: float | None = None, **may: object
+        self,
+        name: str,
+        role: Role,
+        *,
+        again: bool = False,
+        expires_in: float | None = None,
+        top_priority: int | None = None,
+        **may: object,
     ) -> str:
         """Makes a key and returns it, this once. `may`: limits, as ApiKey has them. Raises InvalidRequestError.
 
-        A name that was used before is refused unless `again` says that this is the same tenant's.
+        A name that was used before is refused unless `again` says that this is the same tenant's. Of `top_priority`
+        None, a user's jobs are as urgent as all others at best: turns are taken within a priority.
         """
         if not _NAME.fullmatch(name):
             raise InvalidRequestError("A key's name has 1 to 64 letters, digits, dots, dashes or underscores.")
+        if top_priority is None:
+            top_priority = DEFAULT_PRIORITY if role == Role.USER else 0
         now, ident = self._clock.now(), secrets.token_hex(6)
         key = f"ty-{ident}-{secrets.token_urlsafe(32)}"
         row = ApiKey(
@@ -131,6 +142,7 @@ class ApiKeys:
             digest=Proof.of(key).digest,
             created_at=now,
             expires_at=None if expires_in is None else now + expires_in,
+            top_priority=top_priority,
             **may,
         )
         with self._db.write() as session:

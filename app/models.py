@@ -226,7 +226,7 @@ class ApiKey(Base):
     #: Bytes that its tenant's uploaded files may take together; None: FILES_QUOTA.
     files_quota: Mapped[int | None]
     #: The most urgent priority that its jobs may have.
-    top_priority: Mapped[int] = mapped_column(default=0)
+    top_priority: Mapped[int]
     #: The models that it may use; empty: all.
     models: Mapped[list[str]] = mapped_column(default=list)
 

@@ -40,7 +40,9 @@ def create(
     files_quota: Annotated[
         str | None, typer.Option(help="What its uploaded files may take together, such as 2GB; else FILES_QUOTA.")
     ] = None,
-    top_priority: Annotated[int, typer.Option(min=0, max=9, help="The most urgent one of its jobs.")] = 0,
+    top_priority: Annotated[
+        int | None, typer.Option(min=0, max=9, help="The most urgent one of its jobs; else 5, and 0 for an operator.")
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="A model that it may use, by any of its names; give it again for more.")
     ] = None,
@@ -58,7 +60,7 @@ def create(
         raise InvalidRequestError(f"--role is {', '.join(Role)}; --expires such as 12h, 90d ({error}).") from None
     if seconds is not None and seconds <= 0:
         raise InvalidRequestError("--expires is how long the key works: 12h, 90d.")
-    may = {
+    may: dict[str, Any] = {
         "requests_per_minute": requests_per_minute,
         "max_running": max_running,
         "max_queued": max_queued,

@@ -43,6 +43,10 @@ def test_a_key_says_who_it_is_and_what_it_may(keys: ApiKeys) -> None:
     key = keys.create("alice", Role.USER, requests_per_minute=5, models=["a"], top_priority=3)
     who = ring(keys).identify(Proof.of(key))
     assert who == Identity("alice", Role.USER, requests_per_minute=5, models=("a",), top_priority=3)
+    for role, best in {Role.USER: 5, Role.OPERATOR: 0}.items():
+        plain = ring(keys).identify(Proof.of(keys.create(role, role)))
+        assert plain is not None
+        assert plain.top_priority == best
     who.check_model("a")
     with pytest.raises(NotAllowedError, match="may not use 'b'"):
         who.check_model("b")
@@ -234,7 +238,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, monkeypatch: pytest
     key = made.stdout.strip()
     listed = run(app, ["keys", "list"]).stdout
     assert "alice" in listed
-    assert "queued: 5; bytes of files: 2000000000; models: m" in listed
+    assert "queued: 5; bytes of files: 2000000000; priority: 5; models: m" in listed
     assert key not in listed
     assert key.split("-", 2)[2] not in listed
     assert "Revoked 1 key" in run(app, ["keys", "revoke", key.split("-")[1]]).stdout

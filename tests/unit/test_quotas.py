@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from app.apikeys import ApiKeys, Role
+from app.apikeys import ApiKeys, Keyring, Proof, Role
 from app.batches import Batches
 from app.clock import Clock
 from app.database import Database
-from app.errors import QueueFullError
+from app.errors import NotAllowedError, QueueFullError
 from app.jobs import State
 from app.models import Batch
+from app.settings import Settings
 from app.store import Outcome, Store
 from tests.stack import eventually
 from tests.unit.conftest import make_job
@@ -103,9 +104,17 @@ def test_two_models_do_not_give_the_last_place_of_a_key_to_both_at_once(store: S
         assert second.result() == []
 
 
-def test_a_thousand_jobs_of_one_tenant_leave_another_s_first_one_its_turn(store: Store, life: str) -> None:
+def test_a_thousand_jobs_of_one_tenant_leave_another_s_first_one_its_turn(
+    store: Store, database: Database, life: str
+) -> None:
+    keys = ApiKeys(database, Clock())
+    many = Keyring(keys.all, Settings(_env_file=None), Clock()).identify(Proof.of(keys.create("many", Role.USER)))
+    assert many is not None
+    with pytest.raises(NotAllowedError, match="priority 5 at best"):
+        many.priority(0, said=True)
+    priority = many.priority(0, said=False)  # the most urgent that it gets
     with store._db.write() as session:
-        session.add_all(make_job(tenant="many") for _ in range(1000))
+        session.add_all(make_job(tenant="many", priority=priority) for _ in range(1000))
     out = released(store, slots=4)
     assert len(out) == 5
     late = make_job(tenant="few")
