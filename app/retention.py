@@ -70,9 +70,30 @@ class Retention:
         return _jobs(session, Job.id < made_before, Job.finished_at < before)
 
     def _surplus_jobs(self, session: Session) -> sa.Delete | None:
-        newest = sa.select(Job.id).where(Job.finished_at.is_not(None)).order_by(Job.id.desc())
-        boundary = session.scalar(newest.offset(self._jobs).limit(1))
-        return None if boundary is None else _jobs(session, Job.id <= boundary)
+        """Of those tenants alone that have more than their share, the one with the most first."""
+        kept = {tenant: count for tenant, count in session.execute(_ENDED)}
+        share = _share(sorted(kept.values()), self._jobs)
+        for tenant in sorted(kept, key=lambda tenant: -kept[tenant]):
+            if kept[tenant] <= share:
+                break
+            newest = sa.select(Job.id).where(Job.tenant == tenant, Job.finished_at.is_not(None)).order_by(Job.id.desc())
+            boundary = session.scalar(newest.offset(share).limit(1))
+            surplus = None if boundary is None else _jobs(session, Job.tenant == tenant, Job.id <= boundary)
+            if surplus is not None:
+                return surplus
+        return None
+
+
+_ENDED = sa.select(Job.tenant, sa.func.count()).where(Job.finished_at.is_not(None)).group_by(Job.tenant)
+
+
+def _share(counts: list[int], limit: int) -> int:
+    """How many each may keep: who has fewer leaves the rest to the others. `counts` ascend."""
+    for tenants, count in zip(range(len(counts), 0, -1), counts, strict=True):
+        if count * tenants > limit:
+            return limit // tenants
+        limit -= count
+    return max(counts, default=0)
 
 
 def _batches(session: Session, before: float) -> sa.Delete | None:

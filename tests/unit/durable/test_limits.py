@@ -1,6 +1,7 @@
 """How many may wait, what is forgotten, and what is told of the wait."""
 
 import time
+from collections import Counter
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.keys import Key
 from app.limits import Limits
-from app.models import Idempotency, Job, Life, Result
+from app.models import Batch, Idempotency, Job, Life, Result
 from app.retention import Retention
 from app.store import Outcome
 from tests.unit.conftest import make_job
@@ -72,8 +73,8 @@ def test_the_same_key_and_request_are_the_same_job(kernel: Kernel) -> None:
     assert len(kernel.store.page()) == 3
 
 
-def finished(kernel: Kernel, count: int, finished_at: float) -> list[str]:
-    jobs = [make_job(created_at=finished_at - 1) for _ in range(count)]
+def finished(kernel: Kernel, count: int, finished_at: float, tenant: str = "", **values: str) -> list[str]:
+    jobs = [make_job(created_at=finished_at - 1, tenant=tenant, **values) for _ in range(count)]
     for job in jobs:
         job.id = f"{int(finished_at * 1000) - 1000:012x}{job.id[12:]}"
         job.status, job.finished_at = State.SUCCEEDED, finished_at
@@ -89,6 +90,13 @@ def finished(kernel: Kernel, count: int, finished_at: float) -> list[str]:
                 )
             )  # fmt: skip
     return [job.id for job in jobs]
+
+
+def make_batch(tenant: str, now: float) -> Batch:
+    return Batch(
+        id="batch", tenant=tenant, endpoint="/v1/chat/completions", input_file_id="f", completion_window="24h",
+        status="completed", total=0, created_at=now, expires_at=now + 60, completed_at=now,
+    )  # fmt: skip
 
 
 def rows(kernel: Kernel, table: type) -> int:
@@ -119,6 +127,25 @@ def test_only_so_many_finished_jobs_are_kept(kernel: Kernel) -> None:
     keeper.prune()
     assert {detail.job.id for detail in kernel.store.page()} == set(newer)
     assert len(older) == 5
+
+
+def test_whoever_has_the_most_finished_jobs_loses_them_and_nobody_else(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 2)
+    now = time.time()
+    few = finished(kernel, 2, now - 900, "few")
+    for tenant in ("much", "more"):
+        finished(kernel, 9, now - 100, tenant)
+    # A batch's lines stay as long as it does, and nobody else's jobs go for them.
+    with kernel.database.write() as session:
+        session.add(make_batch("lines", now))
+    finished(kernel, 20, now - 500, "lines", group_id="batch")
+    keeper = Retention(kernel.database, kernel.clock, days=30, jobs=14)
+    keeper.prune()
+    kept = [detail.job for detail in kernel.store.page(limit=100)]
+    assert {job.id for job in kept if job.tenant == "few"} == set(few)
+    assert Counter(job.tenant for job in kept) == {"few": 2, "much": 4, "more": 4, "lines": 20}
 
 
 def test_keys_and_ended_lives_are_forgotten_after_a_day(kernel: Kernel) -> None:
