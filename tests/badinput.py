@@ -391,6 +391,7 @@ def _files() -> Iterator[Case]:
         "a name twice": line + b'\n{"model": "scripted", "model": "scripted"}',
         "a list": line + b"\n[]",
         "UTF-16": line.decode().encode("utf-16"),
+        "a line of 30 MB": line + b"\n" + line.replace(b"Hi", b"x" * 30_000_000),
         "a model that is not here": line.replace(b"scripted", b"nowhere"),
     }.items():
         yield Case(f"lines: {name}", "/jobs", 400, body, headers=nd)

@@ -20,7 +20,7 @@ from app.web.offload import offload_one
 
 MAX_BODY = 2 * 1024 * 1024
 MAX_FILE = 200 * 1024 * 1024
-MAX_JOBS = 64 * 1024 * 1024
+MAX_JOBS = 32 * 1024 * 1024
 #: A form's parts: OpenAI's clients send two to four.
 MAX_PARTS = 16
 #: A schema has 64 levels; what stands around it has the rest.
@@ -53,6 +53,8 @@ class Provider(DefaultJSONProvider):
 
 def decode(raw: str | bytes, what: str) -> Any:
     """A JSON value; `what` begins the message where it is none. Raises InvalidRequestError."""
+    if len(raw) > MAX_BODY:  # a line of many; of a request's body nobody reads so much
+        raise InvalidRequestError(f"{what} is longer than {MAX_BODY} bytes.")
     return offload_one(_decode, raw, what) if len(raw) > LARGE else _decode(raw, what)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from flask import Response, jsonify, request
+from gevent.lock import Semaphore
 from pydantic import BaseModel, Field, ValidationError
 
 from app.apikeys import Identity
@@ -31,6 +32,8 @@ from app.web.views import iso, show
 groups = blueprint("groups", "jobs", "Everything that was accepted.")
 
 _encode = msgspec.json.Encoder().encode
+#: Held while the lines of one request become jobs: they are all in memory until they are committed.
+_reading = Semaphore()
 LINES: dict[str, Any] = {"content": {NDJSON: {"schema": {"type": "string"}}}}
 MAX_LINES = 50_000
 #: How often a group's followers are told how it stands, in seconds.
@@ -82,7 +85,9 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
     key = key_of_request()
     jobs = site.kernel.batches.accepted(key) if key is not None else []
     if not jobs:
-        jobs = _accept(site, offload(_read, site, whole(cache=key is not None), group, identity()), key)
+        body = whole(cache=key is not None)
+        with _reading:
+            jobs = _accept(site, offload(_read, site, body, group, identity()), key)
     for model in {job.model for job in jobs}:
         site.kernel.dispatcher.release(model)
         site.kernel.loads.place(model)

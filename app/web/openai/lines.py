@@ -74,8 +74,6 @@ def _numbered(file: Any) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_line(raw: bytes, number: int, endpoint: str, seen: dict[str, int]) -> None:
-    if len(raw) > MAX_BODY:
-        raise InvalidRequestError(f"The line is longer than {MAX_BODY} bytes.")
     line = decode_object(raw, "The line")
     _check_fields(line, endpoint)
     first = seen.setdefault(line["custom_id"], number)

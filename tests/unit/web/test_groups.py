@@ -3,9 +3,12 @@
 import json
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 
 from app.bus import ENDS
+from app.web import groups
+from app.web.bodies import MAX_BODY
 from app.web.current import Site
 from tests.unit.web.conftest import Worker
 
@@ -45,6 +48,7 @@ def test_one_bad_line_refuses_all_and_leaves_nothing(client: FlaskClient, site: 
         (BODY | {"model": "no"}, "not downloaded"),
         (BODY | {"session_id": "s"}, "session"),
         ([], ""),
+        (BODY | {"messages": [{"role": "user", "content": "x" * MAX_BODY}]}, "longer than 2097152 bytes"),
     ):
         refused = client.post("/jobs", data=lines(BODY, bad), headers=NDJSON)
         assert refused.status_code == 400
@@ -55,6 +59,21 @@ def test_one_bad_line_refuses_all_and_leaves_nothing(client: FlaskClient, site: 
     assert client.post("/jobs?group=a/b", data=lines(BODY), headers=NDJSON).status_code == 400
     assert site.kernel.store.page() == []
     assert client.get("/groups/none").status_code == 404
+
+
+def test_the_lines_of_one_request_at_a_time_are_in_memory(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+    read, accept = groups._read, groups._accept
+
+    def note(fn: Any) -> Any:
+        return lambda *args: (held.append(groups._reading.locked()), fn(*args))[1]
+
+    monkeypatch.setattr(groups, "_read", note(read))
+    monkeypatch.setattr(groups, "_accept", note(accept))
+    for sent in (lines(BODY), lines({}), lines(BODY)):
+        client.post("/jobs", data=sent, headers=NDJSON)
+    assert held == [True] * 5  # the faulty one is read alone
+    assert not groups._reading.locked()
 
 
 def test_a_line_names_its_model_by_an_alias(client: FlaskClient) -> None:
