@@ -45,12 +45,20 @@ class Logprob(Likely, frozen=True, array_like=True, gc=False):
     top: tuple[Likely, ...] = ()
 
 
+class Closing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the next attempt has to know of a choice that has ended: the answer may be whole, and not committed yet."""
+
+    reason: str
+    prompt_tokens: int = 0
+
+
 class Token(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
     """Some output of one choice: exactly the text that its `count` token ids stand for.
 
     `ids` is empty where the engine tells none. The end of any event is a clean seam: no half character and no half
     stop string lies behind it. `finish` is the reason why this choice, one of several, ended with this event; of a
     single choice the terminal event tells it. `logprobs` has an entry a token where the request asked for them.
+    `closing` stands in the last event of any choice, for a further attempt alone: followers are told nothing of it.
     """
 
     seq: int
@@ -60,6 +68,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="t"):
     choice: int = 0
     finish: str = ""
     logprobs: tuple[Logprob, ...] = ()
+    closing: Closing | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="e"):

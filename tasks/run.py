@@ -10,7 +10,7 @@ import msgspec
 
 from app.bus import Entry
 from app.errors import Failure
-from app.events import Ended, Logprob, Token, Usage
+from app.events import Closing, Ended, Logprob, Token, Usage
 from app.jobs import State
 from app.models import Job, Result
 from app.results import result_of
@@ -66,8 +66,9 @@ class Run:
         self.submitted = time.monotonic_ns()
         self.first = 0
         self.last = 0
-        self.prompt_tokens = 0
-        self._reasons = {token.choice: token.finish for token in earlier if token.finish}
+        closings = {token.choice: token.closing for token in earlier if token.closing}
+        self.prompt_tokens = max((closing.prompt_tokens for closing in closings.values()), default=0)
+        self._reasons = {choice: closing.reason for choice, closing in closings.items()}
         self._over = threading.Event()
         self._finish_if_all_have()
 
@@ -93,6 +94,7 @@ class Run:
         self.first = self.first or self.last
         self.prompt_tokens = chunk.prompt_tokens or self.prompt_tokens
         reason = chunk.finish if chunk.finish and self.choices > 1 else ""
+        # An end without an event has its limit's last token before it: an engine that goes on there ends at once.
         if chunk.text or chunk.count or reason:
             self.tokens.append(
                 Token(
@@ -103,6 +105,7 @@ class Run:
                     choice=choice,
                     finish=reason,
                     logprobs=_told(chunk.logprobs),
+                    closing=Closing(chunk.finish, self.prompt_tokens) if chunk.finish else None,
                 )
             )
         if chunk.error is not None:

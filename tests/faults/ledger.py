@@ -112,6 +112,8 @@ class Ledger:
         assert self.yard.job(job_id).get("text", "") == text or self.accepted[job_id].get("n", 1) > 1
         if job["status"] == "succeeded" and job["model"] == "scripted":
             words = " ".join(f"t{n}" for n in range(self.accepted[job_id]["max_tokens"]))
+            for stop in self.accepted[job_id].get("stop", ()):
+                words = words.partition(stop)[0]
             assert text == words, f"G4: {job_id} has {text!r}"
 
     def _row(self, job_id: str) -> dict[str, Any] | None:

@@ -50,6 +50,19 @@ def test_a_worker_killed_at_the_commit_of_the_result(yard: Yard, ledger: Ledger)
     assert yard.job(job_id)["status"] == "succeeded"
 
 
+def test_a_whole_answer_is_not_continued_when_its_worker_is_killed_at_the_commit(yard: Yard, ledger: Ledger) -> None:
+    """A stop string ended it, short of its limit: an engine that was asked to go on behind that would do so."""
+    job_id = ledger.submit(max_tokens=20, stop=[" t9"], scripted_tokens_per_second=20)
+    owner = yard.owner(job_id)
+    ledger.emitted(job_id, 5)
+    with yard.database_locked():
+        ledger.emitted(job_id, 10)  # t0 to t8, and the token that was the stop string
+        yard.kill(owner)
+    ledger.hold()
+    job = yard.job(job_id)
+    assert (job["status"], job["done_reason"], job["attempt"]) == ("succeeded", "stop", 2)
+
+
 def test_an_engine_killed_in_mid_stream(yard: Yard, model: Paced, ledger: Ledger) -> None:
     job_id = ledger.submit(**model.long)
     ledger.emitted(job_id, 10)

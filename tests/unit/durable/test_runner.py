@@ -1,5 +1,6 @@
 """A job on its way through workers that live, die, freeze and stop."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -288,6 +289,48 @@ def test_what_an_engine_cannot_go_on_with_fails_once_it_was_begun(
 
     assert desk.ended(begun).job.error_code == "worker_lost"
     assert desk.ended(fresh).job.status == State.SUCCEEDED
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    "sampling", [{"stop": [" t3"]}, {"presence_penalty": 0.5}, {"schema": "{}"}], ids=["stop", "penalty", "form"]
+)
+def test_an_answer_that_was_whole_when_its_worker_died_is_not_continued(
+    desk: Desk,
+    kernel: Kernel,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    sampling: dict[str, object],
+    n: int,
+) -> None:
+    first, second = make_worker(engine="vllm"), make_worker("cpu.1@test", engine="vllm")
+    undisturbed = desk.submit(12, n=n, sampling=sampling)
+    second.take(undisturbed)
+    expected = desk.ended(undisturbed).result
+    job_id = desk.submit(12, n=n, sampling=sampling)
+    finish, reached, dead = kernel.store.finish, threading.Event(), threading.Event()
+
+    def late(*args: object, **values: object) -> object:
+        reached.set()
+        assert dead.wait(30)
+        return finish(*args, **values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel.store, "finish", late)
+    first.take(job_id)
+    assert reached.wait(30)
+    first.die()
+    dead.set()
+    second.take(job_id)
+    detail = desk.ended(job_id)
+
+    assert (detail.job.status, detail.job.error_code, detail.job.attempt) == (State.SUCCEEDED, None, 2)
+    assert detail.result is not None
+    assert expected is not None
+    for told in ("text", "done_reason", "prompt_tokens", "completion_tokens"):
+        assert getattr(detail.result, told) == getattr(expected, told)
+    # What followers are told of it is as ever: of a single choice, the end tells the reason.
+    tokens = [event for event in desk.whole_stream(job_id) if isinstance(event, Token)]
+    assert any(token.finish for token in tokens) == (n > 1)
 
 
 def test_a_job_with_two_losses_runs_alone_and_the_others_lose_nothing(
