@@ -32,7 +32,7 @@ class Job(Base):
             "ix_jobs_turn", "model", "tenant", "group_id", "priority", "id", where="released_at IS NULL AND {open}"
         ),
         _partial("ix_jobs_window", "model", "status", "priority", where="released_at IS NOT NULL AND {open}"),
-        _partial("ix_jobs_depth", "kind", "model", "status", "held", where="{open}"),
+        _partial("ix_jobs_depth", "kind", "model", "status", "held", "tenant", where="{open}"),
         # What metrics count of those that ended, without a look at their rows.
         _partial(
             "ix_jobs_ended",

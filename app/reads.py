@@ -160,6 +160,13 @@ class Reads:
         with self._db.read() as session:
             return [Depth(*row) for row in session.execute(query)]
 
+    def waits(self) -> list[tuple[str, bool, str, int]]:
+        """How many jobs wait, by model, whether they are held, and tenant."""
+        index = (Job.kind, Job.model, Job.status, Job.held, Job.tenant)
+        query = sa.select(Job.model, Job.held, Job.tenant, sa.func.count()).where(Job.finished_at.is_(None), QUEUED)
+        with self._db.read() as session:
+            return [(*row,) for row in session.execute(query.group_by(*index))]
+
     def lanes(self, scope: str | None = None) -> list[Lane]:
         """The open generations by model and priority, the most urgent of each model first: all, or one tenant's."""
         waits = Job.status == State.QUEUED

@@ -95,7 +95,7 @@ def submit_many(query: GroupQuery) -> tuple[Response, int]:
 
 
 def _accept(site: Site, jobs: list[Job], key: Key | None) -> list[Job]:
-    site.kernel.limits.take("", held=False, jobs=len(jobs))
+    site.kernel.limits.take("", identity().tenant, held=False, jobs=len(jobs))
     for job in jobs:
         job.request_id = request_id()  # they were read where no request is known
     return site.kernel.batches.add(jobs, key, identity().max_queued)

@@ -40,7 +40,7 @@ def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: 
     job.request |= extra or {}
     if isinstance(body, ChatBody) and body.session_id is not None:
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
-    kernel.limits.take(job.model, held=held)
+    kernel.limits.take(job.model, job.tenant, held=held)
     return _noted(kernel.dispatcher.submit(job, key=key, most=who.max_queued))
 
 
@@ -125,7 +125,7 @@ def submit_pull(kernel: Kernel, body: PullBody) -> Job:
     wanted = {"revision": body.revision, "quantize": body.quantize, "init": body.init}
     told = {"tenant": identity().tenant, "request_id": _request_id()}
     job, pull = pull_of(name, wanted, priority=body.priority, now=kernel.clock.now(), **told)
-    kernel.limits.take(job.model, held=False)
+    kernel.limits.take(job.model, job.tenant, held=False)
     return _noted(kernel.dispatcher.submit(job, pull, key))
 
 

@@ -81,7 +81,7 @@ def create_batch(body: BatchBody) -> Response:
     path = site.kernel.files.path(file)
     count, errors = offload(lines.check, path, body.endpoint)
     if not errors:
-        site.kernel.limits.take("", held=False, jobs=count)
+        site.kernel.limits.take("", who.tenant, held=False, jobs=count)
     batch = Batch(
         id=f"batch_{new_id()}",
         tenant=who.tenant,

@@ -27,14 +27,42 @@ def a_key(**values: str) -> Key:
 def test_held_requests_are_counted_by_model_and_all_others_together(kernel: Kernel) -> None:
     counted = Limits(kernel.store, held=2, detached=3)
     for _ in range(2):
-        counted.take("a", held=True)
-    counted.take("b", held=True)
-    counted.take("a", held=False, jobs=2)
-    counted.take("b", held=False)
+        counted.take("a", "", held=True)
+    counted.take("b", "", held=True)
+    counted.take("a", "", held=False, jobs=2)
+    counted.take("b", "", held=False)
     with pytest.raises(QueueFullError, match="2 requests wait for 'a' already"):
-        counted.take("a", held=True)
+        counted.take("a", "", held=True)
     with pytest.raises(QueueFullError, match="3 jobs are in the queue already"):
-        counted.take("c", held=False)
+        counted.take("c", "", held=False)
+
+
+def test_who_fills_the_queue_leaves_room_for_everybody_else(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FRESH", 60.0)
+    for held in (False, True):
+        counted = Limits(kernel.store, held=64, detached=64)
+
+        def taken(tenant: str, limits: Limits = counted, held: bool = held) -> int:
+            for count in range(100):
+                try:
+                    limits.take("m", tenant, held=held)
+                except QueueFullError:
+                    return count
+            return 100
+
+        assert [taken(tenant) for tenant in ("first", "second", "third", "fourth")] == [48, 12, 3, 1]
+        assert taken("") == 0
+
+
+def test_the_rows_of_each_tenant_count_as_its_own(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "FRESH_WHERE_FULL", 0.0)
+    counted = Limits(kernel.store, held=8, detached=8)
+    for _ in range(6):
+        kernel.store.submit(make_job(tenant="many"))
+    with pytest.raises(QueueFullError, match="Too many jobs are in the queue"):
+        counted.take("m", "many", held=False)
+    counted.take("m", "few", held=False)
+    counted.take("m", "", held=False)
 
 
 def test_what_others_accepted_counts_and_what_ran_counts_no_more(
@@ -44,19 +72,19 @@ def test_what_others_accepted_counts_and_what_ran_counts_no_more(
     counted = Limits(kernel.store, held=9, detached=1)
     job_id = desk.submit()
     with pytest.raises(QueueFullError):
-        counted.take("scripted", held=False)
+        counted.take("scripted", "", held=False)
     kernel.store.claim(job_id, worker.life, worker.node)
-    counted.take("scripted", held=False)
+    counted.take("scripted", "", held=False)
 
 
 def test_the_queue_is_counted_once_a_second_however_many_come(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    depths = kernel.store.depths
-    monkeypatch.setattr(kernel.store, "depths", lambda: asked.append(1) or depths())
+    waits = kernel.store.waits
+    monkeypatch.setattr(kernel.store, "waits", lambda: asked.append(1) or waits())
     monkeypatch.setattr(limits, "FRESH", 60.0)
     counted = Limits(kernel.store, held=10_000, detached=1)
     for _ in range(1000):
-        counted.take("m", held=True)
+        counted.take("m", "", held=True)
     assert len(asked) == 1
 
 
