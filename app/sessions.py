@@ -5,6 +5,7 @@ end: then the turn is appended, in the transaction that ends the job. Two jobs o
 same history, and their turns are appended in the order in which they end.
 """
 
+from itertools import accumulate
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,8 +17,9 @@ from app.errors import SessionNotFoundError
 from app.models import ChatSession, Job
 
 Message = dict[str, Any]
-#: A session's text has at most so many characters, however few its turns are.
+#: A session's text has at most so many characters, however few its turns are. A message counts as ENVELOPE more.
 MOST_TEXT = 1_000_000
+ENVELOPE = 50
 #: Sessions forgotten in one transaction.
 PRUNED = 500
 #: Where a job's request keeps what is to be appended at its end.
@@ -104,12 +106,15 @@ def joined(history: list[Message], new: list[Message]) -> list[Message]:
 
 
 def trimmed(messages: list[Message], turns: int) -> list[Message]:
-    """The last turns, and the system message. A turn begins with what the user says."""
+    """The last turns, and the system message. A turn begins with what the user says.
+
+    Of a last turn that alone is too long the oldest messages go; the last message stays as it is.
+    """
     system, rest = _system(messages)
-    starts = [at for at, message in enumerate(rest) if message["role"] == "user"][-turns:]
-    while len(starts) > 1 and sum(len(message["content"]) for message in rest[starts[0] :]) > MOST_TEXT:
-        starts.pop(0)
-    return [*system, *(rest[starts[0] :] if starts else rest)]
+    starts = [at for at, message in enumerate(rest) if message["role"] == "user"][-turns:] or [0]
+    sizes = list(accumulate((len(message["content"]) + ENVELOPE for message in reversed(rest)), initial=0))
+    short = (at for at in (*starts, *range(starts[-1], len(rest))) if sizes[len(rest) - at] <= MOST_TEXT)
+    return [*system, *rest[next(short, -1) :]]
 
 
 def _system(messages: list[Message]) -> tuple[list[Message], list[Message]]:

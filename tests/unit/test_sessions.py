@@ -10,7 +10,7 @@ from app.database import Database
 from app.errors import SessionNotFoundError
 from app.jobs import State
 from app.models import ChatSession, Job, Result
-from app.sessions import KEY, MOST_TEXT, Sessions, trimmed
+from app.sessions import ENVELOPE, KEY, MOST_TEXT, Sessions, trimmed
 from app.store import Outcome, Store
 from tests.unit.conftest import make_job
 from tests.unit.test_store import a_result
@@ -114,7 +114,21 @@ def test_a_new_system_message_replaces_the_earlier_one(talk: Talk) -> None:
 def test_a_session_has_a_bound_of_text_however_few_its_turns_are() -> None:
     turn = [user("x" * (MOST_TEXT // 2)), assistant("y" * 10)]
     assert trimmed(turn * 3, 20) == turn
-    assert trimmed([user("x" * 2 * MOST_TEXT)], 20) == [user("x" * 2 * MOST_TEXT)]  # the last turn stays whole
+    assert trimmed([user("x" * 2 * MOST_TEXT)], 20) == [user("x" * 2 * MOST_TEXT)]  # the last message stays whole
+    assert trimmed([SYSTEM], 20) == [SYSTEM]
+
+
+@pytest.mark.parametrize("first", [[], [user("?")]])
+@pytest.mark.parametrize("length", [0, 300_000])
+def test_a_turn_without_an_end_has_a_bound_too(first: list[dict[str, Any]], length: int) -> None:
+    """Kept 76 MB: without a user's word there was no turn to drop."""
+    said = [SYSTEM, *first]
+    for number in range(20):
+        tools = [{"role": "tool", "content": "x" * length, "n": number}] * (2000 if length == 0 else 3)
+        said = trimmed([*said, *tools, assistant("ok")], 20)
+    assert said[0] == SYSTEM
+    assert said[-1] == assistant("ok")
+    assert MOST_TEXT / 2 < sum(len(message["content"]) + ENVELOPE for message in said[1:]) <= MOST_TEXT
 
 
 def age(database: Database, seconds: float) -> None:
