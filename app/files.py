@@ -16,6 +16,8 @@ from app.models import File
 ABANDONED = 3600.0
 #: Bytes a second: whoever uploads at less is sent away (app/web/arrival.py).
 SLOWEST = 8 * 1024
+#: Bytes that a file counts as at least: an empty one takes room too.
+LEAST = 4096
 #: The purpose of a row that only keeps room for what is on its way.
 UPLOADING = "uploading"
 
@@ -43,9 +45,10 @@ class Files:
         of a tenant may take. Raises FilesFullError.
         """
         file = File(id=f"file-{new_id()}", tenant=tenant, filename="", purpose=UPLOADING, created_at=time.time())
+        counted = sa.case((File.size_bytes < LEAST, LEAST), else_=File.size_bytes)
         with self._db.write() as session:
             alone(session, f"files:{tenant}")
-            kept = int(session.scalar(sa.select(sa.func.sum(File.size_bytes)).where(File.tenant == tenant)) or 0)
+            kept = int(session.scalar(sa.select(sa.func.sum(counted)).where(File.tenant == tenant)) or 0)
             file.size_bytes = max(1, min(most, quota - kept)) if size is None else size
             if kept + file.size_bytes > quota:
                 raise FilesFullError(kept, quota)
