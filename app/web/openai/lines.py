@@ -112,7 +112,9 @@ def _job(kernel: Kernel, line: dict[str, Any], batch: Batch, known: dict[str, tu
         model, adapter = known[body.model]
         body.settle(model.name, adapter)
     except (InvalidRequestError, ModelNotDownloadedError, NotAllowedError) as error:
-        job = generation(_refused(line["body"]), Identity(), held=False, now=kernel.clock.now(), group_id=batch.id)
+        job = generation(
+            _refused(line["body"], known), Identity(), held=False, now=kernel.clock.now(), group_id=batch.id
+        )
         job.status, job.finished_at = State.FAILED.value, job.created_at
         job.error_code, job.error_message = error.code, error.message
     else:
@@ -136,10 +138,12 @@ def _translated(body: dict[str, Any], endpoint: str) -> GenerateBody:
     return requests[0]
 
 
-def _refused(body: dict[str, Any]) -> GenerateBody:
-    """What stands for a line that is no request: its model, if it named one."""
-    model = body.get("model")
-    return GenerateBody.model_construct(model=model[:200].replace("\0", "") if isinstance(model, str) else "")
+def _refused(body: dict[str, Any], known: dict[str, tuple[Model, str]]) -> GenerateBody:
+    """What stands for a line that is no request: its model, if an earlier line found it. A name that is made up would
+    stay for ever, as a series of /metrics."""
+    name = body.get("model")
+    found = known.get(name) if isinstance(name, str) else None
+    return GenerateBody.model_construct(model=found[0].name if found else "")
 
 
 def output(detail: Detail, endpoint: str) -> bytes:

@@ -15,6 +15,7 @@ from app.kernel import Kernel
 from app.keys import Key
 from app.models import Batch, Job
 from app.retention import Retention
+from app.web import bodies
 from app.web.current import Site
 from app.web.openai import batches, lines
 from tests.unit.conftest import make_job
@@ -108,11 +109,35 @@ def test_lines_are_kept_as_long_as_their_batch(client: FlaskClient, kernel: Kern
 
 
 def test_a_line_that_is_too_long_is_told(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_BODY", 1000)
+    for module in (lines, bodies):
+        monkeypatch.setattr(module, "MAX_BODY", 1000)
     batch = create(client, upload(client, 2, padding="x" * 5000)).get_json()
 
     assert batch["status"] == "failed"
-    assert [error["line"] for error in batch["errors"]["data"]] == [1]
+    (error,) = batch["errors"]["data"]
+    assert (error["line"], error["message"]) == (1, "The line is longer than 1000 bytes.")
+
+
+@pytest.mark.parametrize("body", [CHAT | {"model": "made-up"}, {"model": "made-up"}, {"model": ["made-up"]}])
+def test_a_model_that_is_made_up_is_no_metric(client: FlaskClient, kernel: Kernel, body: dict[str, Any]) -> None:
+    batch = create(client, upload(client, 3, body=body)).get_json()
+    kernel.batches.advance()
+    assert "made-up" not in client.get("/metrics").get_data(as_text=True)
+    assert [detail.job.model for detail in kernel.store.page()] == [""] * 3
+    shown = client.get(f"/v1/batches/{batch['id']}").get_json()
+    told = client.get(f"/v1/files/{shown['error_file_id']}/content").get_data(as_text=True)
+    assert ("made-up" in told) == ("messages" in body)  # whoever sent it is told
+
+
+def test_a_line_that_is_refused_counts_for_the_model_of_an_earlier_one(client: FlaskClient, kernel: Kernel) -> None:
+    pair = [CHAT, CHAT | {"n": 99}]
+    data = b"\n".join(
+        json.dumps({"custom_id": str(n), "method": "POST", "url": ENDPOINT, "body": body}).encode()
+        for n, body in enumerate(pair)
+    )
+    sent = client.post("/v1/files", data={"purpose": "batch", "file": (io.BytesIO(data), "a.jsonl")}).get_json()
+    create(client, sent["id"])
+    assert [detail.job.model for detail in kernel.store.page()] == ["scripted", "scripted"]
 
 
 def test_a_file_that_was_deleted_meanwhile_is_no_200(client: FlaskClient, kernel: Kernel) -> None:
