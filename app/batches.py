@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from app import keys, totals
 from app.errors import InvalidRequestError, NotFoundError
-from app.groups import Groups
+from app.groups import Groups, insert_all
 from app.jobs import State
 from app.keys import Key
 from app.models import Batch, Job
@@ -77,7 +77,7 @@ class Batches(Groups):
                 if not session.execute(mine.values(total=count + len(chunk))).rowcount:  # type: ignore[attr-defined]
                     break
                 check_queued(session, chunk[0].tenant, most, sum(job.finished_at is None for job in chunk))
-                session.add_all(chunk)
+                insert_all(session, chunk)
                 if count == 0:
                     keys.keep(session, key, chunk[0])
             count += len(chunk)

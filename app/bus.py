@@ -105,6 +105,14 @@ class Bus:
         with available():
             return bool(self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, ttl]))
 
+    def open_and_close(self, node: str, last: Sequence[Entry]) -> None:
+        """For jobs that nobody ran: streams of a terminal event alone, which go after a while. At most PAGE of them."""
+        with available(), self.redis.pipeline(transaction=False) as pipe:
+            for job_id, attempt, _ in last:
+                self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, self._ttl], client=pipe)
+            pipe.execute()
+        self.append(node, last)
+
     def append(self, node: str, entries: Sequence[Entry]) -> list[Entry]:
         """Stores and publishes the events of one engine step, in one round trip. Returns those that were refused."""
         return self._store(entries, channel(node), b"".join(map(_numbered, entries)))

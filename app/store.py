@@ -201,10 +201,11 @@ class Store(Reads):
             return None
 
     def fail_waiting(self, model: str, failure: Failure) -> list[Outcome]:
-        """Fails every queued generation of a model that no engine can load."""
-        where = (Job.model == model, Job.kind != Kind.PULL)
+        """Fails some of the queued generations of a model that no engine can load; none are left where it is empty."""
+        some = sa.select(Job.id).where(Job.model == model, Job.kind != Kind.PULL, Job.status == State.QUEUED)
         with self._db.write() as session:
-            return end_queued(session, self._clock.now(), *where, state=State.FAILED, failure=failure)
+            ids = session.scalars(some.limit(BATCH)).all()
+            return end_queued(session, self._clock.now(), Job.id.in_(ids), state=State.FAILED, failure=failure)
 
     def expire(self) -> list[Outcome]:
         """Ends some queued jobs whose time to wait is over, and some running ones that their owner forgot to end."""

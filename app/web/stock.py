@@ -160,7 +160,7 @@ def _show(kernel: Kernel, model: Model) -> Response:
 
 def _end_jobs(kernel: Kernel, name: str) -> None:
     failure = Failure("model_removed", f"Model '{name}' was removed.")
-    kernel.dispatcher.close_streams(kernel.store.fail_waiting(name, failure))
+    kernel.dispatcher.fail_waiting(name, failure)
     for status in (State.QUEUED, State.RUNNING):  # the queued ones that are left are pulls
         for detail in kernel.store.page(model=name, status=status, limit=1000):
             kernel.dispatcher.end(detail.job.id, State.CANCELLED)

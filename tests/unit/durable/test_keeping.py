@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from app import sending
+from app import sending, store
 from app.bus import ENDS
-from app.errors import UnavailableError
+from app.errors import Failure, UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
 from app.models import Life
@@ -144,6 +144,26 @@ def test_a_sweep_ends_what_expired_and_what_its_owner_forgot(kernel: Kernel, des
         assert len(desk.whole_stream(job_id)) == 1
     assert desk.job(fresh).status == State.RUNNING
     assert kernel.registry.is_filled(SWEEPER)
+
+
+def test_all_that_wait_for_a_model_that_cannot_be_loaded_hear_of_it(
+    kernel: Kernel, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps, each of which asks the broker as often for one job as for hundreds."""
+    monkeypatch.setattr(store, "BATCH", 3)
+    asked: list[str] = []
+    pipelines, append = kernel.bus.redis.pipeline, kernel.bus.append
+    monkeypatch.setattr(kernel.bus.redis, "pipeline", lambda **how: asked.append("fences") or pipelines(**how))
+    monkeypatch.setattr(kernel.bus, "append", lambda *given: asked.append("ends") or append(*given))
+    jobs = [desk.submit() for _ in range(8)]
+    kernel.dispatcher.fail_waiting("scripted", Failure("engine_failed", "It does not start."))
+
+    assert asked == ["fences", "ends"] * 3
+    for job_id in jobs:
+        assert desk.job(job_id).status == State.FAILED
+        (end,) = kernel.bus.replay(job_id)
+        assert (end.seq, end.state, end.code) == (1, "failed", "engine_failed")
+        assert 0 < kernel.bus.redis.ttl(f"tokenyard:stream:{job_id}") <= kernel.settings.stream_ttl_seconds
 
 
 def test_a_lost_message_is_sent_again_though_later_ones_stand_in_the_queue(
