@@ -1,12 +1,15 @@
-"""What can go wrong with a whole engine. What is wrong with one request travels as a `Failure` in its last chunk.
+"""What can go wrong with an engine. What is wrong with one request travels as a `Failure` in its last chunk.
 
 EngineError             engine_failed
 ├── LoadError           backend_missing | unsupported_model | bad_model | out_of_memory | load_timeout
 │                       | load_cancelled | unknown_engine | engine_failed
 └── EngineDiedError     engine_died
+RefusedError            that of its `failure`
 """
 
 from typing import ClassVar
+
+from inference.protocol import Failure
 
 
 class EngineError(Exception):
@@ -31,3 +34,12 @@ class EngineDiedError(EngineError):
     """The engine's process is gone, and with it every request that it ran."""
 
     code = "engine_died"
+
+
+class RefusedError(ValueError):
+    """A request that this model cannot take. `prompt_tokens`: as far as they were counted."""
+
+    def __init__(self, code: str, message: str, prompt_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.failure = Failure(code, message)
+        self.prompt_tokens = prompt_tokens

@@ -20,10 +20,9 @@ from typing import Any
 import structlog
 
 from inference import schema
-from inference.errors import EngineDiedError, LoadError
+from inference.errors import EngineDiedError, LoadError, RefusedError
 from inference.llamaserver import (
     Plan,
-    RefusedError,
     free_memory,
     import_llama,
     load_server,
@@ -31,6 +30,7 @@ from inference.llamaserver import (
     plan,
 )
 from inference.llamavectors import Vectors
+from inference.preparer import Preparer
 from inference.protocol import Chunk, Failure, Finish, Info, Likely, Logprob, OnProgress, Request, Spec
 from inference.slots import WaitingRoom
 from inference.text import Piece, Seam
@@ -52,18 +52,17 @@ class _Answer:
         self.request = request
         self.prompt: list[int] = []  #: token ids, those emitted included
         self.prompt_tokens = 0
-        self.aborted = False
+        self.over = False  #: nobody waits for it any more
         self._out = out
-        self._ended = False
         self._generated = 0
         self._seam = Seam(request.sampling.stop)
 
     def take(self, data: dict[str, Any]) -> bool:
         """llama.cpp's callback: one token or a few. True ends the request there."""
-        if self.aborted or self._ended:
+        if self.over:
             return True
         if "error" in data:
-            self.fail(Failure.ENGINE_FAILED, f"llama.cpp could not go on: {data['error'].get('message')}")
+            self.fail(Failure(Failure.ENGINE_FAILED, f"llama.cpp could not go on: {data['error'].get('message')}"))
             return True
         choice = data["choices"][0]
         total = data["timings"]["predicted_n"]
@@ -76,18 +75,17 @@ class _Answer:
             self.end(piece + self._seam.flush(), "length" if reason == "length" else "stop")
         elif piece.count:
             self._out.put(piece.chunk(self.request.id, self.prompt_tokens))
-        return self._ended
+        return self.over
 
     def end(self, piece: Piece, finish: Finish) -> None:
         """The last chunk."""
-        self._ended = True
+        self.over = True
         self._out.put(piece.chunk(self.request.id, self.prompt_tokens, finish))
 
-    def fail(self, code: str, message: str) -> None:
+    def fail(self, failure: Failure) -> None:
         """The last chunk, unless there was one, or nobody wants it."""
-        if not self._ended and not self.aborted:
-            self._ended = True
-            failure = Failure(code, message)
+        if not self.over:
+            self.over = True
             self._out.put(Chunk(self.request.id, prompt_tokens=self.prompt_tokens, error=failure))
 
 
@@ -106,7 +104,7 @@ class LlamaCppEngine:
         self._answers: dict[str, _Answer] = {}
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots, self._plan.total)
         self._out: SimpleQueue[Chunk | None] = SimpleQueue()
-        self._desk = ThreadPoolExecutor(1, "prepare")
+        self._preparer = Preparer(self._prepare, self._refuse)
         self._runners = ThreadPoolExecutor(spec.slots, "run")
         self._closed = False
         self._vectors = Vectors(spec)
@@ -129,7 +127,7 @@ class LlamaCppEngine:
             if self._closed:
                 raise EngineDiedError("The engine is closed.")
             answer = self._answers[request.id] = _Answer(request, self._out)
-            self._desk.submit(self._prepare, answer)
+            self._preparer.take(answer)
 
     def abort(self, request_id: str) -> None:
         """End a request that runs at its next token, or after a step or two of its prompt: then llama.cpp asks us."""
@@ -137,7 +135,7 @@ class LlamaCppEngine:
             answer = self._answers.get(request_id)
             if answer is None:
                 return
-            answer.aborted = True
+            answer.over = True
             if not self._room.is_running(answer):
                 self._forget(answer)
 
@@ -159,55 +157,48 @@ class LlamaCppEngine:
         with self._lock:
             self._closed = True
             for answer in self._answers.values():
-                answer.aborted = True
+                answer.over = True
         self._out.put(None)
-        self._desk.shutdown(cancel_futures=True)
+        self._preparer.close()
         self._runners.shutdown(cancel_futures=True)
         self._server = None
 
     def _prepare(self, answer: _Answer) -> None:
-        """Render and tokenise, then queue for a slot, or end what cannot run."""
-        ready = False
-        try:
-            ready = not answer.aborted and self._render(answer)
-        except RefusedError as error:
-            answer.fail(Failure.INVALID_REQUEST, str(error))
-        except Exception:
-            log.exception("llamacpp.prepare_failed", request=answer.request.id)
-            answer.fail(Failure.ENGINE_FAILED, "llama.cpp could not prepare the prompt; the worker's log says why.")
+        """Render and tokenise, then queue for a slot, or end what has all its tokens."""
+        request, cost = answer.request, 1
+        if not request.embed:
+            self._render(answer)
+            budget = self._budget(answer)
+            if budget <= 0:
+                answer.end(Piece(), "length")
+            cost = len(answer.prompt) + budget
         with self._lock:
-            if ready and not answer.aborted:
-                request = answer.request
-                cost = 1 if request.embed else len(answer.prompt) + self._budget(answer)
+            if answer.over:
+                self._forget(answer)
+            else:
                 self._room.enter(answer, priority=request.priority, cost=cost)
                 self._admit()
-            else:
-                self._forget(answer)
 
-    def _render(self, answer: _Answer) -> bool:
-        """Fill in the prompt's tokens; False when that already ended the answer."""
+    def _refuse(self, answer: _Answer, failure: Failure) -> None:
+        answer.fail(failure)
+        with self._lock:
+            self._forget(answer)
+
+    def _render(self, answer: _Answer) -> None:
+        """Fill in the prompt's tokens. Raises RefusedError."""
         request, context = answer.request, self._context(answer)
-        if request.embed:
-            return True
-        if request.sampling.schema is not None and (failure := schema.fault(request.sampling.schema)) is not None:
-            answer.fail(failure.code, failure.message)
-            return False
         text = self._loopback.render(request) if request.prompt is None else request.prompt
         answer.prompt = self._loopback.tokenize(text)
         answer.prompt_tokens = len(answer.prompt)
         if answer.prompt_tokens >= context:
-            answer.fail(
+            raise RefusedError(
                 Failure.CONTEXT_OVERFLOW,
                 f"The prompt has {answer.prompt_tokens} tokens, and the context holds {context}, answer included. "
                 "Shorten the messages, or load the model with a larger context.",
+                answer.prompt_tokens,
             )
-            return False
         if request.emitted.text:
             answer.prompt = self._loopback.tokenize(text + request.emitted.text)
-        if self._budget(answer) <= 0:
-            answer.end(Piece(), "length")
-            return False
-        return True
 
     def _budget(self, answer: _Answer) -> int:
         """How many tokens it may yet get, by its own limit and by the context's."""
@@ -229,7 +220,8 @@ class LlamaCppEngine:
                 self._server.handle_completions(self._body(answer), answer.take)
         except Exception:
             log.exception("llamacpp.request_failed", request=answer.request.id)
-        answer.fail(Failure.ENGINE_FAILED, "llama.cpp ended without a reason; the worker's log may have one.")
+        failure = Failure(Failure.ENGINE_FAILED, "llama.cpp ended without a reason; the worker's log may have one.")
+        answer.fail(failure)
         with self._lock:
             self._forget(answer)
 
@@ -238,7 +230,7 @@ class LlamaCppEngine:
             text, read = self._vectors.of(answer.request.prompt or "")
             answer.end(Piece(text, (), read), "stop")
         except RefusedError as error:
-            answer.fail(Failure.INVALID_REQUEST, str(error))
+            answer.fail(error.failure)
 
     def _forget(self, answer: _Answer) -> None:
         """Give back its slot or place; whoever is next starts."""

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from inference import memory
-from inference.errors import LoadError
+from inference.errors import LoadError, RefusedError
 from inference.gguf import BadGgufError, Shape, read_shape
-from inference.protocol import Request, Spec
+from inference.protocol import Failure, Request, Spec
 from inference.tools import told, turns
 
 #: Tokens that a usual request takes, prompt and answer: each slot adds as many to the shared KV cache.
@@ -31,10 +31,6 @@ CUDA_BUILD = "pip install --force-reinstall xllamacpp --index-url https://xorbit
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 #: How long the loopback server may take to render a prompt, in seconds.
 TIMEOUT = 60
-
-
-class RefusedError(ValueError):
-    """llama.cpp does not accept this request."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -206,5 +202,5 @@ class Loopback:
             response = connection.getresponse()
             answer: dict[str, Any] = json.loads(response.read())
         if response.status != http.client.OK:
-            raise RefusedError(str(answer.get("error", {}).get("message", answer)))
+            raise RefusedError(Failure.INVALID_REQUEST, str(answer.get("error", {}).get("message", answer)))
         return answer

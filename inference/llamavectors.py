@@ -7,9 +7,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from inference.errors import RefusedError
 from inference.gguf import read_values
-from inference.llamaserver import RefusedError, import_llama
-from inference.protocol import Spec
+from inference.llamaserver import import_llama
+from inference.protocol import Failure, Spec
 
 #: Tokens of the longest text that is turned into a vector.
 MOST_TOKENS = 2048
@@ -35,7 +36,10 @@ class Vectors:
         said = self._server.handle_embeddings({"input": [text]})
         if "error" in said:
             reason = said["error"].get("message")
-            raise RefusedError(f"llama.cpp makes no vector of this: {reason}. A text may have {MOST_TOKENS} tokens.")
+            raise RefusedError(
+                Failure.INVALID_REQUEST,
+                f"llama.cpp makes no vector of this: {reason}. A text may have {MOST_TOKENS} tokens.",
+            )
         vector = said["data"][0]["embedding"]
         packed = struct.pack(f"<{len(vector)}f", *vector)
         return base64.b64encode(packed).decode(), int(said["usage"]["prompt_tokens"])

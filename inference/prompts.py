@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from jinja2 import Environment, TemplateSyntaxError
 
-from inference import schema
-from inference.errors import LoadError
+from inference.errors import LoadError, RefusedError
 from inference.patience import OutOfPatienceError, patience
 from inference.protocol import Failure, Message, Request
 from inference.tools import told, turns
@@ -25,15 +24,6 @@ log = structlog.get_logger()
 PLAIN_STOP = "\nUser:"
 #: What a template may take: seconds; and characters, or so many times those that it was given.
 RENDER_SECONDS, RENDER_SIZE, RENDER_TIMES = 5.0, 1 << 20, 8
-
-
-class RefusedError(ValueError):
-    """A request that this model cannot take."""
-
-    def __init__(self, code: str, message: str, prompt_tokens: int = 0) -> None:
-        super().__init__(message)
-        self.failure = Failure(code, message)
-        self.prompt_tokens = prompt_tokens
 
 
 class Prompt(NamedTuple):
@@ -54,14 +44,12 @@ class Prompter:
         self._context = context
 
     def prompt(self, request: Request) -> Prompt:
-        """Raises RefusedError: the template does, the schema is none, or the prompt leaves no room."""
+        """Raises RefusedError: the template does, or the prompt leaves no room."""
         if request.embed:
             raise RefusedError(
                 Failure.INVALID_REQUEST, "This model's engine makes no vectors of texts. Take a GGUF form of the model."
             )
         stop = request.sampling.stop
-        if request.sampling.schema is not None and (fault := schema.fault(request.sampling.schema)) is not None:
-            raise RefusedError(fault.code, fault.message)
         if request.prompt is not None:
             ids = self._encode(request.prompt, special=True)
         elif self._template is not None:

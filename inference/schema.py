@@ -16,7 +16,7 @@ from inference.protocol import Failure
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 #: What a checker may take: seconds of a processor, seconds by the clock on a machine that is busy, bytes of memory.
-CPU_SECONDS, SECONDS, MEMORY = 3, 60, 1 << 30
+CPU_SECONDS, SECONDS, MEMORY = 3, 10, 1 << 30
 _CHILD = """
 import resource, sys
 seconds, memory = map(int, sys.argv[1:])
@@ -39,18 +39,22 @@ def grammar(schema: str) -> str:
     return f"%llguidance {{}}\nstart: %json {compact(schema)}"
 
 
-@lru_cache(256)
 def fault(schema: str) -> Failure | None:
     """What is wrong with a schema; None where it can be held to.
 
     A few patterns are enough to keep the checker busy for hours, or to fill the memory: it runs in a child with limits,
     once for all requests with the same schema.
     """
-    child = [sys.executable, "-c", _CHILD, str(CPU_SECONDS), str(MEMORY)]
     try:
-        done = subprocess.run(child, input=grammar(schema), capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
+        return _found(schema)
+    except subprocess.TimeoutExpired:  # it is not remembered: the machine may have been busy with something else
         return _refusal(f"it is not prepared after {SECONDS} s. Make it smaller.")
+
+
+@lru_cache(256)
+def _found(schema: str) -> Failure | None:
+    child = [sys.executable, "-c", _CHILD, str(CPU_SECONDS), str(MEMORY)]
+    done = subprocess.run(child, input=grammar(schema), capture_output=True, text=True, timeout=SECONDS)
     if done.returncode:
         return _refusal(f"preparing it takes more than {CPU_SECONDS} s or {MEMORY >> 20} MB. Make it smaller.")
     if not done.stdout:

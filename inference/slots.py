@@ -52,6 +52,11 @@ class WaitingRoom(Generic[Item]):
         self._waiting = [turn for turn in self._waiting if turn.item != item]
         heapq.heapify(self._waiting)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody runs or waits."""
+        return not self._running and not self._waiting
+
     def is_running(self, item: Item) -> bool:
         """Whether it holds a slot."""
         return item in self._running

@@ -22,7 +22,8 @@ import torch
 from inference import memory, transformersmemory
 from inference.detok import Vocabulary, end_ids
 from inference.errors import EngineDiedError, LoadError
-from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
+from inference.preparer import Preparer
+from inference.prompts import Prompter, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
 from inference.sampler import NoNumbersError
 from inference.slots import WaitingRoom
@@ -52,11 +53,12 @@ class TransformersEngine:
         self._prompter = Prompter(tokenizer, load_template(folder, tokenizer), plan.context)
         self._room: WaitingRoom[Answer] = WaitingRoom(slots, plan.total)
         self._answers: dict[str, Answer] = {}
-        self._arrived: list[Answer] = []
+        self._ended: list[Chunk] = []  # of answers that ended before they had a slot
         self._groups: list[Group[Answer]] = []
         self._total = plan.total
         self._changed = threading.Condition()
         self._closed = False
+        self._preparer = Preparer(self._prepare, self._refuse)
         on_progress(1.0)
         self.info = Info(
             spec.engine,
@@ -77,8 +79,7 @@ class TransformersEngine:
             if self._closed:
                 raise EngineDiedError("The engine is closed.")
             answer = self._answers[request.id] = Answer(request)
-            self._arrived.append(answer)
-            self._changed.notify()
+            self._preparer.take(answer)
 
     def abort(self, request_id: str) -> None:
         """End a request; the pass that it is in, if any, comes to nothing."""
@@ -93,12 +94,12 @@ class TransformersEngine:
         with self._changed:
             self._closed = True
             self._changed.notify()
+        self._preparer.close()
 
     def steps(self) -> Iterator[list[Chunk]]:
         """Each round's chunks, until closed. Raises EngineDiedError when the device is lost."""
         while self._wait():
-            step = [chunk for answer in self._receive() if (chunk := self._begin(answer)) is not None]
-            self._admit()
+            step = self._admit()
             for group in list(self._groups):
                 step += self._pass(group)
             self._regroup()
@@ -108,39 +109,37 @@ class TransformersEngine:
     def _wait(self) -> bool:
         """Wait for work. False: closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._answers)
+            self._changed.wait_for(lambda: self._closed or self._ended or not self._room.is_empty)
             return not self._closed
 
-    def _receive(self) -> list[Answer]:
+    def _prepare(self, answer: Answer) -> None:
+        """Render and tokenise, then queue for a slot, or end what has all its tokens."""
+        answer.begin(self._prompter.prompt(answer.request), self._network)
         with self._changed:
-            arrived, self._arrived = self._arrived, []
-            return arrived
-
-    def _begin(self, answer: Answer) -> Chunk | None:
-        """Render and tokenise, then queue for a slot; a chunk where that already ends it."""
-        request = answer.request
-        try:
-            answer.begin(self._prompter.prompt(request), self._network)
-        except RefusedError as error:
-            answer.prompt_tokens = error.prompt_tokens
-            return self._last(answer, error.failure)
-        except Exception:
-            log.exception("transformers.prepare_failed", request=request.id)
-            failure = Failure(Failure.ENGINE_FAILED, "The prompt could not be prepared; the worker's log says why.")
-            return self._last(answer, failure)
-        with self._changed:
-            if answer.aborted:
-                return None
             if answer.is_full:
-                self._forget(answer)
-                return answer.end(Piece(), "length")
-            self._room.enter(answer, priority=request.priority, cost=answer.cost)
-        return None
+                self._end_early(answer, answer.end(Piece(), "length"))
+            elif not answer.over:
+                self._room.enter(answer, priority=answer.request.priority, cost=answer.cost)
+                self._changed.notify()
 
-    def _admit(self) -> None:
+    def _refuse(self, answer: Answer, failure: Failure) -> None:
+        with self._changed:
+            self._end_early(answer, answer.fail(failure))
+
+    def _end_early(self, answer: Answer, chunk: Chunk) -> None:
+        """Under the lock."""
+        if not answer.over:
+            self._forget(answer)
+            self._ended.append(chunk)
+            self._changed.notify()
+
+    def _admit(self) -> list[Chunk]:
+        """Begin what has a slot now; the chunks of what ended without one."""
         with self._changed:
             admitted = self._room.admit()
+            ended, self._ended = self._ended, []
         self._groups += [Group(self._network, answer) for answer in admitted]
+        return ended
 
     def _pass(self, group: Group[Answer]) -> list[Chunk]:
         """One pass for the rows of a group; the tokens that came of it."""
@@ -215,7 +214,6 @@ class TransformersEngine:
         if self._answers.get(answer.request.id) is answer:  # not a later one, of the same job
             del self._answers[answer.request.id]
         self._room.leave(answer)
-        self._arrived = [other for other in self._arrived if other is not answer]
 
 
 def _network(loaded: Loaded, tokenizer: Any) -> Network:

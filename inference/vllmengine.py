@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from queue import SimpleQueue
 from typing import Any
@@ -22,7 +21,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric, generate_late
 
 from inference import vllmload
 from inference.errors import EngineDiedError
-from inference.prompts import Prompter, RefusedError, load_template, load_tokenizer
+from inference.preparer import Preparer
+from inference.prompts import Prompter, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
 from inference.vllmanswer import Answer, Words, is_refusal, trial
 from inference.vlloptions import adapters_of
@@ -62,7 +62,7 @@ class VllmEngine:
         self._step: list[Chunk] = []
         self._out: SimpleQueue[list[Chunk] | EngineDiedError | None] = SimpleQueue()
         self._closed = False
-        self._desk = ThreadPoolExecutor(1, "prepare")
+        self._preparer = Preparer(self._prepare, self._refuse)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._run_loop, name="vllm", daemon=True).start()
@@ -87,7 +87,7 @@ class VllmEngine:
             if self._closed:
                 raise EngineDiedError("The engine is closed.")
             answer = self._answers[request.id] = Answer(request, str(next(self._numbers)), self._words)
-            self._desk.submit(self._prepare, answer)
+            self._preparer.take(answer)
 
     def abort(self, request_id: str) -> None:
         """End a request, wherever it is."""
@@ -110,7 +110,7 @@ class VllmEngine:
             closed, self._closed = self._closed, True
         if closed:
             return
-        self._desk.shutdown(cancel_futures=True)
+        self._preparer.close()
         self._engine.shutdown(timeout=0)
         self._heard.close()
         self._out.put(None)
@@ -160,21 +160,14 @@ class VllmEngine:
 
     def _prepare(self, answer: Answer) -> None:
         """Render and tokenise, on a thread of its own; then over to the loop, unless that already ended it."""
-        try:
-            answer.begin(self._prompter.prompt(answer.request))
-        except RefusedError as error:
-            answer.prompt_tokens = error.prompt_tokens
-            self._end_early(answer, answer.fail(error.failure))
-            return
-        except Exception:
-            log.exception("vllm.prepare_failed", request=answer.request.id)
-            failure = Failure(Failure.ENGINE_FAILED, "The prompt could not be prepared; the worker's log says why.")
-            self._end_early(answer, answer.fail(failure))
-            return
+        answer.begin(self._prompter.prompt(answer.request))
         if (already := answer.ended()) is not None:
             self._end_early(answer, already)
         else:
             self._loop.call_soon_threadsafe(lambda: self._spawn(self._start(answer)))
+
+    def _refuse(self, answer: Answer, failure: Failure) -> None:
+        self._end_early(answer, answer.fail(failure))
 
     def _end_early(self, answer: Answer, chunk: Chunk) -> None:
         if not answer.over:

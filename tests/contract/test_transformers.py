@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from inference.catalog import build
 from inference.errors import LoadError
+from inference.prompts import Prompt
 from inference.protocol import Chunk, Emitted, Failure, Message, Request, Sampling, Spec
 from inference.remote import RemoteEngine
 from tests.checkpoints import ARCHITECTURES, CONTEXT, WITHOUT_TEMPLATE, Checkpoints
@@ -190,6 +192,31 @@ def test_a_prompt_longer_than_one_pass_gives_way_to_others_and_can_be_aborted(ti
     listener.engine.abort("longer")
     listener.ask(make_request("next", max_tokens=2, ignore_eos=True))
     assert listener.of("longer") == []
+
+
+def test_who_streams_does_not_wait_for_a_prompt_that_is_rendered(tiny: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference.transformersengine import TransformersEngine
+
+    listener = tiny(slots=2, context=4000)
+    assert isinstance(listener.engine, TransformersEngine)
+    rendering, may = threading.Event(), threading.Event()
+    render = listener.engine._prompter.prompt
+
+    def slow(request: Request) -> Prompt:
+        if request.id == "slow":
+            rendering.set()
+            assert may.wait(60)
+        return render(request)
+
+    monkeypatch.setattr(listener.engine._prompter, "prompt", slow)
+    listener.engine.submit(make_request("streams", max_tokens=3000, ignore_eos=True))
+    listener.wait_first("streams")
+    listener.engine.submit(make_request("slow", max_tokens=2, ignore_eos=True))
+    assert rendering.wait(60)
+    before = len(listener.of("streams"))
+    listener.wait(lambda: sum(chunk.id == "streams" for chunk in listener.chunks) > before + 4)
+    may.set()
+    assert listener.answer("slow")[-1].finish == "length"
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(tiny: Open) -> None:

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from inference import llamaserver
+from inference import llamaserver, schema
 from inference.errors import LoadError
 from inference.llamacpp import LlamaCppEngine
 from inference.protocol import Message, Request, Spec
@@ -113,6 +114,32 @@ def test_a_seed_makes_an_answer_repeatable(listener: Listener) -> None:
     for request_id in ("warm up", "a", "b"):
         listener.ask(Request(request_id, CHATS[0], hot))
     assert listener.text("a") == listener.text("b")
+
+
+def test_who_streams_and_who_comes_next_do_not_wait_for_a_schema_that_is_checked(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checking, may = threading.Event(), threading.Event()
+
+    def slow(_: str) -> None:
+        checking.set()
+        assert may.wait(60)
+
+    monkeypatch.setattr(schema, "fault", slow)
+    listener.engine.submit(make_request("streams", max_tokens=4000, ignore_eos=True))
+    listener.wait_first("streams")
+    formed = make_request("formed", max_tokens=8)
+    sampling = msgspec.structs.replace(formed.sampling, schema='{"type": "boolean"}')
+    listener.engine.submit(msgspec.structs.replace(formed, sampling=sampling))
+    assert checking.wait(60)
+    before = len(listener.of("streams"))
+    assert listener.ask(make_request("next", max_tokens=4, ignore_eos=True))[-1].finish == "length"
+    listener.wait(lambda: sum(chunk.id == "streams" for chunk in listener.chunks) > before + 4)
+    assert listener.of("formed") == []
+    may.set()
+    listener.engine.abort("streams")
+    listener.answer("formed")
+    assert listener.text("formed") in ("true", "false")
 
 
 def told(listener: Listener, name: str, **kwargs: Any) -> list[Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from inference import prompts
-from inference.errors import LoadError
-from inference.prompts import PLAIN_STOP, Prompt, Prompter, RefusedError, load_template, load_tokenizer, plain
+from inference.errors import LoadError, RefusedError
+from inference.prompts import PLAIN_STOP, Prompt, Prompter, load_template, load_tokenizer, plain
 from inference.protocol import Emitted, Message, Request, Sampling
 
 CHAT = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello!"), Message("user", "Bye"))

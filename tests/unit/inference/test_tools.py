@@ -68,7 +68,7 @@ def test_a_schema_that_would_keep_a_processor_busy_for_hours_is_refused() -> Non
     parts = [{"type": "string", "pattern": f"^.*(a|b)*a(a|b){{{length}}}.*$"} for length in range(5, 30)]
     failure = schema.fault(json.dumps({"allOf": parts}))
     assert failure is not None
-    assert "takes more than" in failure.message
+    assert "Make it smaller" in failure.message
     long = {"type": "array", "items": {"type": "string", "minLength": 10_000, "maxLength": 60_000}, "minItems": 9000}
     began = time.thread_time()
     schema.fault(json.dumps(long))
