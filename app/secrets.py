@@ -28,6 +28,12 @@ def kept(path: Path) -> str | None:
     return None
 
 
+def without(text: str) -> str:
+    """The same, and of a URL neither who asks, nor with which password, nor its parameters."""
+    scheme, mark, rest = text.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2].partition('?')[0]}" if mark else text
+
+
 def _make(path: Path) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # of its owner alone from the beginning
     try:

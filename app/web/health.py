@@ -7,6 +7,7 @@ from typing import Any, cast
 from flask import Response, current_app, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from app import secrets
 from app.apikeys import Role
 from app.web import console
 from app.web.access import Access, gate, identity, needs
@@ -74,14 +75,14 @@ def show_status() -> Response:
 def show_diag() -> Response:
     """What a report of a fault should carry. It holds no secret."""
     settings = here().kernel.settings.model_dump(mode="json", exclude={"api_key", "hf_token"})
-    for url in ("redis_url", "database_url"):
-        settings[url] = _without_password(settings[url])
     return jsonify(
         {
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: version(name) for name in PACKAGES},
-            "settings": settings,
+            "settings": {
+                name: secrets.without(value) if isinstance(value, str) else value for name, value in settings.items()
+            },
             "health": _vitals().facts(),
         }
     )
@@ -104,8 +105,3 @@ def version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _without_password(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    return f"{scheme}{mark}{rest.partition('?')[0].rpartition('@')[2]}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Response, jsonify
 
+from app import secrets
 from app.cooldown import Cooldown
 from app.errors import UnavailableError
 from app.reads import Lane
@@ -34,7 +35,7 @@ def show_queues() -> Response:
             "at": now,
             "finished": kernel.store.ended(scope),
             "oldest_wait_seconds": round(max(waits), 3) if waits else None,
-            "flower_url": for_operators(kernel.settings.flower_url),
+            "flower_url": for_operators(secrets.without(kernel.settings.flower_url or "") or None),
             "queues": [_show(lane, now, cards, failures) for lane in lanes],
         }
     )

@@ -89,10 +89,18 @@ def test_without_the_broker_the_site_says_so_and_comes_back(own_broker: Broker, 
 
 def test_diag_holds_no_secret(tmp_path: Path, broker: Broker) -> None:
     url = broker.url.replace("//", "//:pass@")
-    kernel = kernel_of(settings_of(tmp_path, url, api_key="sesame", hf_token="hush"))
-    body = create_app(kernel=kernel).test_client().get("/diag", headers={"Authorization": "Bearer sesame"})
-    assert body.status_code == 200
-    assert not any(word in body.get_data(as_text=True) for word in ("sesame", "hush", "pass@"))
+    places = {
+        "hf_endpoint": "https://me:pass@hub.example/of/models",
+        "flower_url": "http://me:pass@127.0.0.1:5555",
+        "tokenyard_url": "http://me:p/?ass@127.0.0.1:8005",
+    }
+    kernel = kernel_of(settings_of(tmp_path, url, api_key="sesame", hf_token="hush", **places))
+    client = create_app(kernel=kernel).test_client()
+    for path, where in {"/diag": "https://hub.example/of/models", "/queues": "http://127.0.0.1:5555"}.items():
+        body = client.get(path, headers={"Authorization": "Bearer sesame"})
+        assert body.status_code == 200
+        assert where in body.get_data(as_text=True)
+        assert not any(word in body.get_data(as_text=True) for word in ("sesame", "hush", "pass@", "ass@", "me:"))
     kernel.close()
 
 
