@@ -98,6 +98,13 @@ class Socket:
         if self._follows >= MAX_FOLLOWS:
             raise InvalidRequestError(f"One socket follows {MAX_FOLLOWS} jobs at most. Open another one.")
 
+    def check_idle(self) -> None:
+        """Raises InvalidRequestError while it follows a job: that ends with the key under which it began."""
+        if self._follows:
+            raise InvalidRequestError(
+                "This socket follows jobs under another key already. Open another one.", param="type"
+            )
+
     def send(self, type: str, ref: str | int | None, job_id: str | None, **fields: Any) -> None:
         """Sends one frame. Raises ConnectionClosed."""
         text = _encoder.encode({"type": type, "ref": ref, "job_id": job_id, **fields}).decode()

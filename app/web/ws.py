@@ -171,6 +171,7 @@ def _parse(fields: dict[str, Any]) -> Frame:
 
 def _act(site: Site, socket: Socket, frame: Frame) -> None:
     if isinstance(frame, Auth):
+        socket.check_idle()
         who = gate().take_key(frame.key)
         socket.send("authenticated", frame.ref, None, name=who.tenant, role=who.role)
         return

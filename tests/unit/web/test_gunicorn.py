@@ -200,6 +200,12 @@ def test_a_socket_may_say_first_who_it_is(kernel: Kernel, broker: Broker, tmp_pa
         assert wire.hear() == {"type": "authenticated", "ref": 1, "job_id": None, "name": "", "role": "operator"}
         wire.say(type="generate", ref=2, **CHAT)
         assert wire.hear()["type"] == "accepted"
+        other = kernel.api_keys.create("alice", Role.USER)
+        wire.say(type="auth", ref=3, key=other)  # what it follows must end with the key that it was asked with
+        refused = wire.hear()
+        assert (refused["type"], refused["error"]["code"]) == ("error", "invalid_request")
+        wire.say(type="ping", ref=4)
+        assert wire.hear()["type"] == "pong"
         wire.close()
         monitor = kernel.api_keys.create("grafana", Role.MONITOR)
         for frame in (
