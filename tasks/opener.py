@@ -141,7 +141,8 @@ class Opener:
                 return self._start(order, row, candidate, memory)
             except LoadError as error:
                 order.check()
-                if error.code != "out_of_memory" or not self._evict_one(order, ()):
+                wanted = self._wanted() if order.gentle else ()
+                if error.code != "out_of_memory" or not self._evict_one(order, wanted):
                     raise
 
     def _start(self, order: Order, row: Model, candidate: Candidate, memory: Memory) -> Bay:

@@ -291,6 +291,19 @@ def test_out_of_memory_takes_idle_places_first_and_gives_them_back_after(
     assert engines_of(engines) == ["vllm", "vllm", "vllm", "transformers", "vllm"]
 
 
+def test_out_of_memory_takes_no_wanted_place_for_a_gentle_load(
+    yard: Yard, engines: Engines, kernel: Kernel, tmp_path: Path
+) -> None:
+    yard.load("a")
+    wait_for(kernel, "a")
+    engines.refusals[f"vllm {tmp_path / 'b'}"] = engines.refusals[f"transformers {tmp_path / 'b'}"] = SHORT
+    yard.loader.load("b", gentle=True)
+    until(lambda: kernel.loads.failures() and not yard.loader.loading())
+
+    assert yard.holds() == ["a"]
+    assert engines_of(engines) == ["vllm", "vllm", "transformers"]
+
+
 def test_the_grant_leaves_room_for_the_other_places(kernel: Kernel, engines: Engines) -> None:
     yard = Yard(kernel, engines, lambda: Memory(100 * GB, 100 * GB))
     yard.load("a")
