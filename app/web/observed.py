@@ -1,6 +1,7 @@
 """What each request leaves behind: counts for /metrics, and a line in the log. Never a prompt, never an answer."""
 
 import time
+from urllib.parse import quote
 
 import structlog
 from flask import Flask, Response, g, request
@@ -61,7 +62,8 @@ class _Ended:
 
     def __init__(self, status: int, *, streamed: bool, audit: bool) -> None:
         self._began = g.get("began", time.monotonic())
-        self._method, self._path = request.method, request.path
+        # As it came: what stands decoded in it could be a terminal's escapes, or another line.
+        self._method, self._path = request.method, quote(request.path)
         self._route = request.url_rule.rule if request.url_rule is not None else "none"
         who = g.get("identity")
         self._ids = {"request_id": request_id(), "job": g.get("job_id"), "model": g.get("model")}

@@ -121,7 +121,7 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
         fields["stop"] = stop
     given.pop("num_ctx", None)
     if given:
-        log.warning("options_dropped", names=sorted(given))
+        log.warning("options_dropped", count=len(given), first=[name[:40] for name in sorted(given)[:5]])
     return fields
 
 

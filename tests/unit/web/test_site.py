@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import structlog
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -264,3 +265,17 @@ def test_ready_tells_what_is_broken_and_that_it_is_well_again(
     assert client.get("/health").get_json()["status"] == "degraded"
     worker.announce()
     assert client.get("/health").get_json()["status"] == "healthy"
+
+
+def test_no_escape_of_a_terminal_reaches_the_log(client: FlaskClient) -> None:
+    options = {"\x1b[2J": 1, "temperature": 9, **{f"x{number}" + "y" * 100: 1 for number in range(9000)}}
+    with structlog.testing.capture_logs() as logs:
+        client.get("/jobs/%1b]0;pwn%07%0a%c2%9b?x=1").close()
+        client.post("/api/chat", json=BODY | {"options": options}).close()
+    told = {(entry["event"], entry.get("path")): entry for entry in logs}
+    path, dropped = told["request", "/jobs/%1B%5D0%3Bpwn%07%0A%C2%9B"], told["options_dropped", None]
+    assert (dropped["count"], len(dropped["first"])) == (9001, 5)
+    for entry in (path, dropped):
+        line = structlog.dev.ConsoleRenderer(colors=False)(None, "", dict(entry))
+        assert line.isprintable()
+        assert len(line) < 500
