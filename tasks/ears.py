@@ -35,9 +35,9 @@ class Ears:
         """Consumes what should be consumed, and nothing else: the message that said so may have been lost."""
         consumed = set(self._celery.amqp.queues.consume_from)
         # Looked at second: a model that came in between has its queue from now on.
-        wanted = {model_queue(bay.model): bay for bay in garage.bays()}
+        wanted = {model_queue(bay.model): bay for bay in garage.bays() if not bay.leaving}
         for queue, bay in wanted.items():
-            if not bay.leaving and time.monotonic() - bay.since > LISTENING and queue not in consumed:
+            if time.monotonic() - bay.since > LISTENING and queue not in consumed:
                 log.warning("listens_again", model=bay.model)
                 self.consume(queue)
         for queue in consumed - wanted.keys():

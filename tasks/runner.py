@@ -208,21 +208,27 @@ class Runner:
 
     def _settle(self, run: Run, end: End, bay: Bay) -> None:
         job = run.job
-        if end.way is Way.HANDED_BACK and not self._closing.is_set():
-            self._hand_back(job, run.sent)
-        elif end.way is Way.ENGINE_DIED:
+        if end.way is Way.HANDED_BACK:
+            if not self._closing.is_set():
+                self._hand_back(job, run.sent)
+            return
+        if end.way is Way.ENGINE_DIED:
             outcomes = surely(lambda: self._kernel.store.lose(job.id, job.attempt))
             self._kernel.dispatcher.close_streams(outcomes)
         elif end.way in (Way.DONE, Way.ASKED):
             self._finish(run, end, bay)
-        if not self._closing.is_set():
-            self._kernel.dispatcher.release(job.model)
+        self._release(job.model)
         if end.failure is not None:
             raise JobFailedError(end.failure)
 
     def _hand_back(self, job: Job, last_seq: int) -> None:
         outcomes = surely(lambda: self._kernel.store.hand_back(job.id, job.attempt, last_seq))
         self._kernel.dispatcher.close_streams(outcomes)
+        self._release(job.model)
+
+    def _release(self, model: str) -> None:
+        if not self._closing.is_set():
+            self._kernel.dispatcher.release(model)
 
     def _finish(self, run: Run, end: End, bay: Bay) -> None:
         """Commits the result, then tells the followers: who reads the row after the event finds it ended."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -214,6 +215,20 @@ def test_nobody_waits_for_long_for_a_broker_that_hangs_and_has_every_connection_
     assert desk.job(job_id).released_at is None  # the next sweep sends it
     kernel.dispatcher.release("scripted")
     assert kernel.bus.queue_length("model.scripted") == 1
+
+
+def test_ears_cease_what_only_a_leaving_model_wants(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message that said so may have been lost, and each job that comes by it costs another one its time."""
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr("tasks.ears.tell", lambda _, verb, to, queue: told.append((verb, queue)))
+    queues = SimpleNamespace(consume_from={"cpu.0": None, "model.scripted": None})
+    ears = Ears(SimpleNamespace(amqp=SimpleNamespace(queues=queues)), worker.node)
+    ears.mend(worker.garage)  # type: ignore[arg-type]
+    assert told == []
+
+    worker.garage.bays()[0].leaving = True
+    ears.mend(worker.garage)  # type: ignore[arg-type]
+    assert told == [("cancel_consumer", "model.scripted")]
 
 
 def test_a_lease_that_cannot_be_renewed_ends_the_process(

@@ -175,6 +175,22 @@ def test_a_stopping_worker_takes_nothing(desk: Desk, kernel: Kernel, worker: Wor
     assert kernel.bus.queue_length("model.scripted") == 1  # another one, for whoever stays: it waits for no sweep
 
 
+@pytest.mark.parametrize("why", ["the model leaves", "a later attempt has the fence"])
+def test_a_job_that_cannot_begin_here_is_sent_at_once_to_who_holds_its_model(
+    desk: Desk, kernel: Kernel, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    leaving, _ = make_worker(), make_worker("cpu.1@test")
+    monkeypatch.setattr(leaving.garage, "enter", lambda *_: None if why == "the model leaves" else leaving.garage._bay)
+    job_id = desk.submit()
+    kernel.bus.install(job_id, 1 if why == "the model leaves" else 2, 60)
+    leaving.take(job_id).join(30)
+    job = desk.job(job_id)
+
+    assert (job.status, job.attempt, job.losses) == (State.QUEUED, 1, 0)
+    assert job.released_at is not None
+    assert kernel.bus.queue_length("model.scripted") == 1
+
+
 def test_a_job_that_was_cancelled_while_its_worker_stopped_ends(desk: Desk, kernel: Kernel, worker: Worker) -> None:
     job_id = desk.submit(40, pace=20)
     worker.take(job_id)
