@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -25,6 +25,8 @@ from app.jobs import DEFAULT_PRIORITY
 from app.models import ApiKey
 from app.names import resolve
 from app.settings import Settings
+
+T = TypeVar("T")
 
 #: Seconds for which a process trusts what it read of the keys: a revoked one works no longer than that.
 FRESH = 2.0
@@ -73,6 +75,10 @@ class Identity:
     def scope(self) -> str | None:
         """Whose jobs it may see; None: everybody's."""
         return None if self.role == Role.OPERATOR else self.tenant
+
+    def told(self, value: T) -> T | None:
+        """What is for operators alone: where things lie, and what others do."""
+        return value if self.role is Role.OPERATOR else None
 
     def may_use(self, model: str) -> bool:
         """Whether a model, by its own name, is one of its."""

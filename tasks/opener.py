@@ -1,10 +1,10 @@
 """The opener: from a model's row to a loaded engine. Makes room, and tries the engines of the choice in their order."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -31,6 +31,8 @@ POLL = 0.2
 TELL = 1.0
 #: Failures that the same files will meet again on the same engine: it is passed over the next time.
 LASTING = frozenset({"unsupported_model"})
+#: Of paths from the root on, what leads to their last part. A URL's are none, nor are those that a verb stands before.
+_FOLDERS = re.compile(r"(?<![A-Z] )(?<![\w:/.])(?:/[^\s/'\":;,()]+)+/")
 
 
 StartEngine = Callable[[Spec, float, OnProgress, Ender], Engine]
@@ -254,12 +256,10 @@ def files_of(row: Model) -> tuple[str, ...]:
 
 
 def _for_clients(error: LoadError, row: Model) -> LoadError:
-    """The same without paths of this machine, which are nobody's business who asks over the network."""
-    message = error.message
-    if row.path:
-        folder = str(Path(row.path).parent)
-        message = message.replace(row.path, f"model '{row.name}'").replace(f"{folder}/", "")
-    return LoadError(error.code, message)
+    """The same without folders of this machine, which are nobody's business who asks over the network; the log has it
+    whole."""
+    message = error.message.replace(row.path, f"model '{row.name}'") if row.path else error.message
+    return LoadError(error.code, _FOLDERS.sub("", message))
 
 
 def _refusal(refused: tuple[Candidate, LoadError]) -> str:

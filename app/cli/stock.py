@@ -74,7 +74,8 @@ def list_(
 
 def _where(model: dict[str, Any]) -> str:
     if model["loaded"]:
-        return f"loaded on {', '.join(worker.partition('@')[0] for worker in model['workers'])} ({model['backend']})"
+        where = ", ".join(worker.partition("@")[0] for worker in model["workers"])  # told to operators alone
+        return f"loaded{where and ' on '}{where} ({model['backend']})"
     if model["loading"]:
         return f"loading, {100 * model['loading'][0]['progress']:.0f} %"
     if model["failures"]:

@@ -20,7 +20,7 @@ class LoadFailure(Answer):
 class WorkerFailure(LoadFailure):
     """The same, and where."""
 
-    worker: str
+    worker: str | None = Field(description="Told to operators alone.")
 
 
 class LoadingModel(Answer):
@@ -35,7 +35,7 @@ class LoadingModel(Answer):
 class WorkerLoading(LoadingModel):
     """The same, and where."""
 
-    worker: str
+    worker: str | None = Field(description="Told to operators alone.")
 
 
 class Resident(Answer):
@@ -55,7 +55,7 @@ class Resident(Answer):
     engine_options: dict[str, Any] = Field(
         description="What operators tell its engines; to others {}: it names folders."
     )
-    workers: list[str]
+    workers: list[str] = Field(description="Told to operators alone; to others [].")
     loading: list[WorkerLoading]
     failures: list[WorkerFailure]
 

@@ -156,21 +156,21 @@ def show_results(path: GroupPath, query: WhoseQuery) -> Response:
     """Its ended jobs whole, a line of JSON each: those that succeeded in the order of their lines, then the others."""
     site, tenant = here(), _whose(path, query)
     _standing(site, path.group, tenant)
-    response = Response(_results(site, path.group, tenant), mimetype=NDJSON)
+    response = Response(_results(site, path.group, tenant, identity()), mimetype=NDJSON)
     response.headers["Content-Disposition"] = f'attachment; filename="{path.group}.jsonl"'
     return response
 
 
-def _results(site: Site, group: str, tenant: str) -> Iterator[bytes]:
+def _results(site: Site, group: str, tenant: str, who: Identity) -> Iterator[bytes]:
     for succeeded in (True, False):
         last = ""
         while page := site.kernel.batches.lines(group, tenant, succeeded=succeeded, after=last):
-            yield offload(_as_lines, page)
+            yield offload(_as_lines, page, who)
             last = page[-1].job.id
 
 
-def _as_lines(page: list[Detail]) -> bytes:
-    return b"".join(_encode(show(detail)) + b"\n" for detail in page)
+def _as_lines(page: list[Detail], who: Identity) -> bytes:
+    return b"".join(_encode(show(detail, who)) + b"\n" for detail in page)
 
 
 @groups.delete("/groups/<group>", summary="Cancel a group", responses={200: GroupAnswer})

@@ -44,7 +44,7 @@ class Listed(Counts):
     done_reason: DoneReason | Literal[""]
     attempt: int
     losses: int = Field(description="How many workers died under it.")
-    worker: str | None
+    worker: str | None = Field(description="Told to operators alone.")
     error: JobError | None
 
 

@@ -68,7 +68,7 @@ def create_job(body: ChatBody) -> tuple[Response, int]:
     `group` (a query parameter; else one is made). Their priority is 7 where a line says nothing else.
     """
     job = submit_generation(here().kernel, body, held=False)
-    return jsonify(show(Detail(job, None, None))), 202
+    return jsonify(show(Detail(job, None, None), identity())), 202
 
 
 @jobs.before_request
@@ -98,7 +98,7 @@ def list_jobs(query: JobsQuery) -> Response:
     )
     more = len(page) > query.limit
     page = page[: query.limit]
-    return jsonify({"jobs": [listed(detail) for detail in page], "next": page[-1].job.id if more else None})
+    return jsonify({"jobs": [listed(detail, identity()) for detail in page], "next": page[-1].job.id if more else None})
 
 
 @jobs.get("/jobs/<id>", summary="Show a job", responses={200: ShownAnswer})
@@ -108,7 +108,7 @@ def show_job(path: JobPath, query: JobQuery) -> Response:
     detail = kernel.store.get(path.id, identity().scope)
     if query.traceback and identity().role is not Role.OPERATOR:
         raise NotAllowedError("forbidden", "Where a job failed in the code is shown to operators alone.")
-    shown = show(detail, traceback=query.traceback)
+    shown = show(detail, identity(), traceback=query.traceback)
     if query.format == "html":
         from app.web.markdown import render  # what many processes never need takes a few MB
 
@@ -124,7 +124,7 @@ def cancel_job(path: JobPath) -> Response:
     kernel = here().kernel
     kernel.store.get(path.id, identity().scope)
     kernel.dispatcher.end(path.id, State.CANCELLED)
-    return jsonify(show(kernel.store.get(path.id)))
+    return jsonify(show(kernel.store.get(path.id), identity()))
 
 
 @jobs.get("/jobs/<id>/stream", summary="Follow a job", responses={200: {"content": stream_of(JobEvent)}})

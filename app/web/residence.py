@@ -46,10 +46,12 @@ def residence(model: Model, cards: Sequence[Card], failures: Iterable[Cooldown])
         "expires_at": iso(first.expires_at) if first else None,
         "devices": list(model.devices or ()),
         "engine_options": for_operators(model.engine_options) or {},
-        "workers": [card.node for card, _ in held],
-        "loading": [{"worker": card.node, **_loading(load)} for card, load in loading],
+        "workers": for_operators([card.node for card, _ in held]) or [],
+        "loading": [{"worker": for_operators(card.node), **_loading(load)} for card, load in loading],
         "failures": [
-            {"worker": failure.node, **_failure(failure)} for failure in failures if failure.model == model.name
+            {"worker": for_operators(failure.node), **_failure(failure)}
+            for failure in failures
+            if failure.model == model.name
         ],
     }
 

@@ -158,12 +158,12 @@ class GenerateBody(SamplingBody):
 
     def request(self) -> dict[str, Any]:
         """What the job's row keeps of it."""
+        unusual = {"adapter": self._adapter, "scripted_tokens_per_second": self.scripted_tokens_per_second}
         return {
             "sampling": self.sampling(),
             "n": self.n,
             "keep_alive": self.keep_alive,
-            "scripted_tokens_per_second": self.scripted_tokens_per_second,
-            **({"adapter": self._adapter} if self._adapter else {}),
+            **{name: value for name, value in unusual.items() if value},
         }
 
     def settle(self, model: str, adapter: str) -> None:

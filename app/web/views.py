@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from app.apikeys import Identity
 from app.estimates import Estimate
 from app.events import Ended, Likely, Log, Logprob, Token, Usage
 from app.jobs import Kind
@@ -96,20 +97,20 @@ def _choice(index: int, tokens: list[Token], done_reason: str) -> dict[str, Any]
     return shown | {"logprobs": logprobs} if logprobs else shown
 
 
-def show(detail: Detail, *, traceback: bool = False) -> dict[str, Any]:
-    """A job of either kind."""
+def show(detail: Detail, who: Identity, *, traceback: bool = False) -> dict[str, Any]:
+    """A job of either kind, to whoever asks."""
     if detail.job.kind == Kind.PULL and detail.pull is not None:
-        return _pull(detail.job, detail.pull, traceback)
-    shown = _generation(detail) | _said(detail)
+        return _pull(detail.job, detail.pull, who, traceback)
+    shown = _generation(detail, who) | _said(detail)
     return shown | {"traceback": detail.job.traceback} if traceback else shown
 
 
-def listed(detail: Detail) -> dict[str, Any]:
+def listed(detail: Detail, who: Identity) -> dict[str, Any]:
     """A job as one of many: without what was asked and said, which may be long."""
-    return show(detail) if detail.pull is not None else _generation(detail)
+    return show(detail, who) if detail.pull is not None else _generation(detail, who)
 
 
-def _pull(job: Job, pull: Pull, traceback: bool) -> dict[str, Any]:
+def _pull(job: Job, pull: Pull, who: Identity, traceback: bool) -> dict[str, Any]:
     return {
         "id": job.id,
         "model": job.model,
@@ -121,7 +122,7 @@ def _pull(job: Job, pull: Pull, traceback: bool) -> dict[str, Any]:
         "finished_at": iso(job.finished_at),
         "error": job.error_message,
         "traceback": job.traceback if traceback else None,
-        "local_path": pull.local_path,
+        "local_path": who.told(pull.local_path),
         "size_bytes": pull.size_bytes,
         "preferred_quantized": pull.preferred_quantized,
         "error_code": job.error_code,
@@ -154,7 +155,7 @@ def standing(pull: Pull) -> dict[str, Any]:
     }
 
 
-def _generation(detail: Detail) -> dict[str, Any]:
+def _generation(detail: Detail, who: Identity) -> dict[str, Any]:
     job, result = detail.job, detail.result
     usage = usage_of(result) if result is not None else Usage()
     return {
@@ -171,7 +172,7 @@ def _generation(detail: Detail) -> dict[str, Any]:
         **counts(usage),
         "attempt": job.attempt,
         "losses": job.losses,
-        "worker": job.worker,
+        "worker": who.told(job.worker),
         "error": {"code": job.error_code, "message": job.error_message} if job.error_code else None,
     }
 

@@ -55,6 +55,20 @@ def test_what_one_engine_cannot_take_goes_to_the_next_and_the_reason_is_kept(yar
     assert yard.kernel.loads.failures() == []
 
 
+def test_a_refusal_tells_no_folder_of_this_machine_and_leaves_addresses_whole(
+    yard: Yard, engines: Engines, kernel: Kernel
+) -> None:
+    said = (
+        "'/srv/secret/tone' has no config; GET /models/a/load or https://hub.example/a/b tells (/srv/secret/b c.gguf)"
+    )
+    engines.refusals |= {name: LoadError("bad_model", said) for name in ("vllm", "transformers")}
+    yard.loader.load("a")
+    until(lambda: kernel.loads.failures())
+    message = kernel.loads.failures()[0].message
+    assert "/srv" not in message
+    assert "'tone' has no config; GET /models/a/load or https://hub.example/a/b tells (b c.gguf)" in message
+
+
 def test_an_engine_that_refused_for_good_is_not_asked_again_until_a_reload(yard: Yard, engines: Engines) -> None:
     engines.refusals["vllm"] = UNSUPPORTED
     yard.load("a")

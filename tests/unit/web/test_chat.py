@@ -201,7 +201,6 @@ def test_the_row_keeps_what_an_engine_takes(client: FlaskClient, site: Site) -> 
         },
         "n": 1,
         "keep_alive": None,
-        "scripted_tokens_per_second": None,
     }
 
 

@@ -9,10 +9,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from app.apikeys import Role
+from app.errors import Failure
 from app.kernel import Kernel
 from app.stock import Model
 
-from .conftest import Worker
+from .conftest import NODE, Worker
 from .test_chat import BODY
 
 LINE = {"method": "POST", "url": "/v1/chat/completions", "body": {key: BODY[key] for key in ("model", "messages")}}
@@ -194,6 +195,33 @@ def test_numbers_are_one_s_own_and_where_things_lie_is_not_told(
     assert (health["workers"], health["queues"]) == ([], {})
     assert ops("GET", "/health").get_json()["workers"]
     assert ops("GET", "/queues").get_json()["flower_url"] == kernel.settings.flower_url
+
+
+def test_a_user_is_told_of_no_worker(
+    owned: dict[str, str], alice: Tenant, ops: Tenant, worker: Worker, kernel: Kernel
+) -> None:
+    worker.announce()
+    with kernel.database.write() as session:
+        session.add(Model(name="broken", path="/srv/b", format="gguf", size_bytes=1, source="pulled", created_at=0.0))
+    kernel.loads.not_fetched("broken", "test", Failure("bad_model", "its files are damaged"))
+    ask = {"chat": f"/jobs/{owned['chat']}", "group": "/groups/nightly/results"}
+    told = 0
+    for path in (
+        "/jobs",
+        *ask.values(),
+        "/models",
+        "/models/scripted",
+        "/models/broken",
+        "/queues",
+        "/health",
+        "/api/ps",
+    ):
+        answer = alice("GET", path)
+        assert answer.status_code in (200, 503), path
+        assert NODE not in answer.get_data(as_text=True), path
+        told += NODE in ops("GET", f"{path}?tenant=alice" if "groups" in path else path).get_data(as_text=True)
+    assert told == 6
+    assert "scripted_tokens_per_second" not in alice("GET", ask["chat"]).get_data(as_text=True)
 
 
 def test_an_operator_sees_and_ends_every_job(owned: dict[str, str], ops: Tenant, alice: Tenant) -> None:

@@ -60,8 +60,8 @@ export function show(root) {
     const path = modelPath(model.model);
     const act = (verb, body) => attempt(() => post(`${path}/${verb}`, body)).then(draw);
     const loading = model.loading?.[0];
-    const where = loading ? [bar(loading.progress, `Loading ${model.model}`), h("div", { class: "note" }, `loading on ${loading.worker}`)]
-      : model.loaded ? [badge("succeeded", "loaded"), h("div", { class: "note" }, `${model.workers.join(", ")} · ${model.backend}`)]
+    const where = loading ? [bar(loading.progress, `Loading ${model.model}`), h("div", { class: "note" }, loading.worker ? `loading on ${loading.worker}` : "loading")]
+      : model.loaded ? [badge("succeeded", "loaded"), h("div", { class: "note" }, [...model.workers, model.backend].join(" · "))]
         : badge("queued", model.state === "missing" ? "files missing" : "on disk");
     const failure = model.failures?.[0];
     return [
