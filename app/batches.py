@@ -40,6 +40,8 @@ class Stage(StrEnum):
 
 
 OPEN = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING, Stage.CANCELLING)
+#: Its lines have all ended: what is counted of them changes no more.
+OVER = (Stage.COMPLETED, Stage.EXPIRED, Stage.CANCELLED)
 
 
 class BatchNotFoundError(NotFoundError):

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from flask import Response, jsonify
+from gevent.lock import Semaphore
 from pydantic import BaseModel, Field
 
 from app.apikeys import Identity
-from app.batches import Stage
+from app.batches import OVER, Stage
 from app.errors import InvalidRequestError
-from app.groups import Counts
 from app.jobs import new_id
 from app.keys import Key
 from app.models import Batch
@@ -24,12 +24,14 @@ from app.web.offload import offload
 from app.web.openai import lines
 from app.web.openai.answers import blueprint
 from app.web.openai.batch_answers import BatchAnswer, BatchesAnswer
-from app.web.openai.files import ERRORS, OUTPUT, listing
+from app.web.openai.files import ERRORS, OUTPUT, counted, listing
 
 batches = blueprint("batches")
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
+#: Held while a file's lines become jobs: the threads of the database's calls are for others too.
+_reading = Semaphore(2)
 #: The longest window, in seconds.
 MAX_WINDOW = 30 * 86_400
 
@@ -79,9 +81,9 @@ def create_batch(body: BatchBody) -> Response:
     now, seconds = time.time(), body.seconds()
     file = site.kernel.files.get(body.input_file_id, who.tenant)
     path = site.kernel.files.path(file)
-    count, errors = offload(lines.check, path, body.endpoint)
-    if not errors:
-        site.kernel.limits.take("", who.tenant, held=False, jobs=count)
+    # Whoever has no room is told so before all of the file is read as JSON.
+    count = offload(lines.count, path)
+    site.kernel.limits.take("", who.tenant, held=False, jobs=count)
     batch = Batch(
         id=f"batch_{new_id()}",
         tenant=who.tenant,
@@ -94,10 +96,8 @@ def create_batch(body: BatchBody) -> Response:
         created_at=now,
         expires_at=now + seconds,
     )
-    site.kernel.batches.create(batch, 0 if errors else count, who.max_queued)
-    if errors:
-        site.kernel.batches.refuse(batch.id, errors)
-    else:
+    site.kernel.batches.create(batch, count, who.max_queued)
+    with _reading:
         _fill(site, path, batch, who, key)
     for model in site.kernel.batches.models(batch.id):
         site.kernel.dispatcher.release(model)
@@ -106,8 +106,11 @@ def create_batch(body: BatchBody) -> Response:
 
 
 def _fill(site: Site, path: Path, batch: Batch, who: Identity, key: Key | None) -> None:
-    """Reads the file a second time: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
+    """Reads the file twice: nothing is run of one that has a fault. What goes wrong leaves nothing behind."""
     try:
+        if errors := offload(lines.check, path, batch.endpoint):
+            site.kernel.batches.refuse(batch.id, errors)
+            return
         site.kernel.batches.fill(batch.id, lines.jobs(site.kernel, path, batch, who), key, who.max_queued)
     except Exception:
         message = "The server could not queue all lines. Create the batch again."
@@ -122,9 +125,7 @@ def list_batches(query: BatchesQuery) -> Response:
     """Newest first."""
     site = here()
     page = site.kernel.batches.page(identity().scope, after=query.after, limit=query.limit + 1)
-    return jsonify(
-        listing([_show(batch, site.kernel.batches.counts(batch.id, batch.tenant)) for batch in page], query.limit)
-    )
+    return jsonify(listing([_show(site, batch) for batch in page], query.limit))
 
 
 @batches.get("/v1/batches/<id>", summary="Show a batch", responses={200: BatchAnswer})
@@ -143,13 +144,13 @@ def cancel_batch(path: BatchPath) -> Response:
 
 
 def _current(site: Site, batch_id: str) -> dict[str, Any]:
-    batch = site.kernel.batches.get(batch_id, identity().scope)
-    return _show(batch, site.kernel.batches.counts(batch.id, batch.tenant))
+    return _show(site, site.kernel.batches.get(batch_id, identity().scope))
 
 
-def _show(batch: Batch, counts: Counts) -> dict[str, Any]:
+def _show(site: Site, batch: Batch) -> dict[str, Any]:
+    counts = counted(batch.id, batch, lambda: site.kernel.batches.counts(batch.id, batch.tenant))
     times = ("in_progress", "expires", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
-    over = batch.status in (Stage.COMPLETED, Stage.EXPIRED, Stage.CANCELLED)
+    over = batch.status in OVER
     return {
         "id": batch.id,
         "object": "batch",

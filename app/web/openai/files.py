@@ -1,7 +1,7 @@
 """OpenAI's files: what a batch reads, and what it gave. The latter is read out of its jobs while it is sent."""
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 
 from flask import Response, jsonify, request
 from flask_openapi3.models.request_body import RequestBody
@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from app.batches import BatchNotFoundError
+from app.batches import OVER, BatchNotFoundError
 from app.errors import FilesFullError, InvalidRequestError
 from app.files import FileNotFoundInStoreError
 from app.models import Batch, File
@@ -36,6 +36,11 @@ FORM = {
 UPLOAD = RequestBody.model_validate({"content": {"multipart/form-data": {"schema": FORM}}, "required": True})
 #: A batch's outputs have its own id behind these words.
 OUTPUT, ERRORS = "file-output-", "file-errors-"
+#: So many numbers of batches that are over are kept: each takes a look at all lines.
+COUNTED = 10_000
+
+T = TypeVar("T")
+_counted: dict[str, object] = {}
 
 
 class FilePath(BaseModel):
@@ -168,9 +173,20 @@ def _batch_of(site: Site, file_id: str) -> Batch | None:
 
 
 def _show_output(file_id: str, batch: Batch) -> dict[str, Any]:
-    size = sum(len(part) for part in _told(here(), file_id, batch))
+    size = counted(file_id, batch, lambda: sum(len(part) for part in _told(here(), file_id, batch)))
     kind = "output" if file_id.startswith(OUTPUT) else "error"
     return _file(file_id, size, batch.created_at, f"{batch.id}_{kind}.jsonl", "batch_output")
+
+
+def counted(name: str, batch: Batch, count: Callable[[], T]) -> T:
+    """What is counted of a batch's lines: once, where they have all ended."""
+    if batch.status not in OVER:
+        return count()
+    if name not in _counted:
+        if len(_counted) >= COUNTED:
+            _counted.clear()
+        _counted[name] = count()
+    return cast(T, _counted[name])
 
 
 def _told(site: Site, file_id: str, batch: Batch) -> Iterator[bytes]:

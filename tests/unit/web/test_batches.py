@@ -59,7 +59,9 @@ def test_each_line_takes_its_room_in_the_queue(
     monkeypatch.setattr(site.kernel.limits, "_detached", 2)
     file_id = upload(client, 3)
 
-    assert create(client, file_id).status_code == 429
+    with monkeypatch.context() as patch:
+        patch.setattr(lines, "check", lambda *_: pytest.fail("the file was read before its room was asked for"))
+        assert create(client, file_id).status_code == 429
     assert (site.kernel.batches.page(), site.kernel.store.page()) == ([], [])
     assert create(client, upload(client, 2)).get_json()["request_counts"]["total"] == 2
 
@@ -138,6 +140,32 @@ def test_a_line_that_is_refused_counts_for_the_model_of_an_earlier_one(client: F
     sent = client.post("/v1/files", data={"purpose": "batch", "file": (io.BytesIO(data), "a.jsonl")}).get_json()
     create(client, sent["id"])
     assert [detail.job.model for detail in kernel.store.page()] == ["scripted", "scripted"]
+
+
+def test_lines_are_counted_once_when_they_have_ended(
+    client: FlaskClient, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = create(client, upload(client, 1)).get_json()
+    asked: list[str] = []
+    paths = ("batches", f"batches/{batch['id']}", f"files/file-output-{batch['id']}")
+    for name in ("counts", "lines"):
+        method = getattr(Batches, name)
+        monkeypatch.setattr(Batches, name, lambda *a, m=method, **k: (asked.append(m.__name__), m(*a, **k))[1])
+
+    def ask() -> list[Any]:
+        asked.clear()
+        return [client.get(f"/v1/{path}").get_json() for path in paths]
+
+    ask()
+    assert asked == ["counts", "counts", "lines"]
+    worker.answer(worker.next_job())
+    kernel.batches.advance()
+    first = ask()
+    assert set(asked) == {"counts", "lines"}
+    assert ask() == first
+    assert asked == []
+    assert first[1]["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
+    assert first[2]["bytes"] == len(client.get(f"/v1/files/{first[1]['output_file_id']}/content").data)
 
 
 def test_a_file_that_was_deleted_meanwhile_is_no_200(client: FlaskClient, kernel: Kernel) -> None:
