@@ -4,7 +4,6 @@ A batch is accepted when all its lines are in the queue. What it gave is read ou
 write, to lose, or to write twice.
 """
 
-import time
 from collections.abc import Iterable
 from enum import StrEnum
 from itertools import islice
@@ -87,11 +86,11 @@ class Batches(Groups):
 
     def open(self, batch_id: str) -> None:
         """All its lines are here: the batch is accepted."""
-        self._move(batch_id, (Stage.VALIDATING,), Stage.IN_PROGRESS, in_progress_at=time.time())
+        self._move(batch_id, (Stage.VALIDATING,), Stage.IN_PROGRESS, in_progress_at=self._clock.now())
 
     def refuse(self, batch_id: str, errors: list[dict[str, Any]]) -> None:
         """Its file cannot be taken: what was inserted of it goes away, and the batch keeps why."""
-        failed = {"status": Stage.FAILED, "failed_at": time.time(), "errors": {"errors": errors}, "total": 0}
+        failed = {"status": Stage.FAILED, "failed_at": self._clock.now(), "errors": {"errors": errors}, "total": 0}
         open_yet = sa.update(Batch).where(Batch.id == batch_id, Batch.status == Stage.VALIDATING)
         with self._db.write() as session:
             if session.execute(open_yet.values(failed)).rowcount:  # type: ignore[attr-defined]  # a CursorResult
@@ -122,7 +121,7 @@ class Batches(Groups):
         if batch.status not in OPEN:
             raise InvalidRequestError(f"Cannot cancel a batch with status '{batch.status}'.")
         open_stages = (Stage.VALIDATING, Stage.IN_PROGRESS, Stage.FINALIZING)
-        self._move(batch_id, open_stages, Stage.CANCELLING, cancelling_at=time.time())
+        self._move(batch_id, open_stages, Stage.CANCELLING, cancelling_at=self._clock.now())
         return self.get(batch_id)
 
     def advance(self) -> None:
@@ -130,7 +129,7 @@ class Batches(Groups):
         with self._db.read() as session:
             batches = list(session.scalars(sa.select(Batch).where(Batch.status.in_(OPEN))))
         for batch in batches:
-            self._advance(batch, time.time())
+            self._advance(batch, self._clock.now())
 
     def _advance(self, batch: Batch, now: float) -> None:
         if batch.status == Stage.VALIDATING:
@@ -140,7 +139,8 @@ class Batches(Groups):
             return
         if self.counts(batch.id, batch.tenant).open:
             if batch.status == Stage.CANCELLING:
-                self.end_jobs(batch.id, batch.tenant)  # a line that was handed back to the queue meanwhile
+                # Lines that were handed back to the queue meanwhile. Their streams are closed with those left open.
+                self.end_jobs(batch.id, batch.tenant)
             return
         if batch.status == Stage.CANCELLING:
             self._move(batch.id, (Stage.CANCELLING,), Stage.CANCELLED, cancelled_at=now)

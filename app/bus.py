@@ -106,7 +106,7 @@ class Bus:
             return bool(self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, ttl]))
 
     def open_and_close(self, node: str, last: Sequence[Entry]) -> None:
-        """For jobs that nobody ran: streams of a terminal event alone, which go after a while. At most PAGE of them."""
+        """For jobs of which nothing was emitted: streams of a terminal event alone, which go after a while. At most PAGE of them."""
         with available(), self.redis.pipeline(transaction=False) as pipe:
             for job_id, attempt, _ in last:
                 self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, self._ttl], client=pipe)

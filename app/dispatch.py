@@ -139,25 +139,34 @@ class Dispatcher:
     def close_streams(self, outcomes: Iterable[Outcome]) -> None:
         """Writes the terminal events of jobs that ended without an owner."""
         outcomes = list(outcomes)
-        # Of those that no attempt began nothing was emitted, and thousands of them may end at once.
-        fresh = [outcome for outcome in outcomes if outcome.attempt == 1]
+        # Of those that had not begun nothing was emitted, and thousands of them may end at once.
+        fresh = [outcome for outcome in outcomes if not outcome.begun]
         try:
             for start in range(0, len(fresh), PAGE):
                 self._bus.open_and_close(NODE, [_last(outcome) for outcome in fresh[start : start + PAGE]])
             for outcome in outcomes:
-                if outcome.attempt > 1:
+                if outcome.begun:
                     self._close(outcome)
         except UnavailableError:
-            log.warning("streams_not_closed", jobs=len(outcomes))  # followers read the rows
+            log.warning("streams_not_closed", jobs=len(outcomes))  # followers read the rows, and the sweep closes them
+
+    def close_left(self) -> None:
+        """Closes streams that nobody could: the broker was away then, or whoever ended the jobs died.
+
+        Raises UnavailableError where the broker is away still: that is asked once, not for each of many jobs.
+        """
+        self._bus.ping()
+        self.close_streams(self._store.unclosed())
 
     def _close(self, outcome: Outcome) -> None:
-        """Shuts every earlier attempt out of the stream, keeps what they emitted, and tells the end."""
-        if not self._bus.install(outcome.id, outcome.attempt, 0):
-            return
+        """Shuts every earlier attempt out of the stream, keeps what they emitted, and tells the end.
+
+        A result is kept in any case: it is what says that the stream was seen to.
+        """
+        self._bus.install(outcome.id, outcome.attempt, 0)
         tokens = [event for event in self._bus.replay(outcome.id) if isinstance(event, Token)]
         usage = Usage(completion_tokens=sum(token.count for token in tokens))
-        if tokens:
-            self._store.keep(result_of(outcome.id, tokens, "", usage))
+        self._store.keep(result_of(outcome.id, tokens, "", usage))
         self._bus.finish(NODE, _last(outcome, len(tokens) + 1, usage))
 
     def _slots(self, model: str) -> int:

@@ -17,6 +17,8 @@ _UNSYNCHRONIZED = {"synchronize_session": False}
 #: When a job was sent that is in the queue again. Nothing releases pulls but their submission: for the sweep, their
 #: messages were lost long ago.
 NOT_SENT = sa.case((Job.kind == Kind.PULL, 0.0), else_=None)
+#: Of these something may have been emitted.
+BEGUN = sa.and_(Job.kind.in_((Kind.GENERATE, Kind.EMBED)), Job.started_at.is_not(None))
 
 
 class Outcome(NamedTuple):
@@ -26,6 +28,7 @@ class Outcome(NamedTuple):
     attempt: int
     state: str
     failure: Failure | None = None
+    begun: bool = True
 
 
 def end(
@@ -34,10 +37,9 @@ def end(
     """Ends the jobs that match, whoever has them. The caller names the states that they may be in."""
     values = {"status": state, "finished_at": now, "attempt": Job.attempt + 1} | error_columns(failure)
     hold(session, *where)
-    rows = session.execute(
-        sa.update(Job).where(*where).values(values).returning(Job.id, Job.attempt), execution_options=_UNSYNCHRONIZED
-    )
-    return [Outcome(job_id, attempt, state.value, failure) for job_id, attempt in rows]
+    ended = sa.update(Job).where(*where).values(values).returning(Job.id, Job.attempt, BEGUN)
+    rows = session.execute(ended, execution_options=_UNSYNCHRONIZED)
+    return [Outcome(job_id, attempt, state.value, failure, bool(begun)) for job_id, attempt, begun in rows]
 
 
 def end_queued(

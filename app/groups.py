@@ -1,13 +1,14 @@
 """Groups: jobs that were submitted together, under a name of their tenant's own. A batch's lines are one too."""
 
-import time
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app import keys
+from app.clock import Clock
 from app.database import Database
+from app.endings import Outcome, end_queued
 from app.jobs import TERMINAL, State
 from app.keys import Key
 from app.locks import hold
@@ -57,8 +58,9 @@ _NEWEST = (
 class Groups:
     """Many jobs under one name."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._db = database
+        self._clock = clock or Clock()
 
     def add(self, jobs: list[Job], key: Key | None = None, most: int | None = None) -> list[Job]:
         """Commits a group's jobs, all or none. Returns them, or those that were accepted under the same key before.
@@ -123,18 +125,18 @@ class Groups:
         with self._db.read() as session:
             return [Detail(job, None, result) for job, result in session.execute(query)]
 
-    def end_jobs(self, group_id: str, tenant: str) -> list[str]:
-        """Cancels what waits of a group, whose followers learn it from the rows; returns what runs and is to end."""
+    def end_jobs(self, group_id: str, tenant: str) -> tuple[list[Outcome], list[str]]:
+        """Cancels what waits of a group; returns what of it had begun once, and what runs and is to end.
+
+        Followers of the others learn it from the rows: there may be very many.
+        """
         ours = sa.and_(*_group(group_id, tenant))
-        # As in the store: who ends a job without owning it takes a new attempt.
-        ended = {"status": State.CANCELLED, "finished_at": time.time(), "attempt": Job.attempt + 1}
         asked = sa.update(Job).where(ours, Job.status == State.RUNNING).values(end_requested=_ASKED)
         with self._db.write() as session:
             hold(session, ours, Job.finished_at.is_(None))
-            session.execute(
-                sa.update(Job).where(ours, Job.status == State.QUEUED).values(ended), execution_options=_BLIND
-            )
-            return list(session.scalars(asked.returning(Job.id), execution_options=_BLIND))
+            ended = end_queued(session, self._clock.now(), ours, state=State.CANCELLED)
+            running = session.scalars(asked.returning(Job.id), execution_options=_BLIND).all()
+        return [outcome for outcome in ended if outcome.begun], list(running)
 
 
 def insert_all(session: Session, jobs: list[Job]) -> None:

@@ -8,7 +8,8 @@ from sqlalchemy.orm import defer
 from app import totals
 from app.clock import Clock
 from app.database import Database
-from app.errors import JobNotFoundError
+from app.endings import BEGUN, Outcome
+from app.errors import Failure, JobNotFoundError
 from app.jobs import MAX_LOSSES, TERMINAL, Kind, State
 from app.models import Job, Pull, Result
 from app.release import QUEUED, ahead_of, overflowing, waiting
@@ -18,6 +19,10 @@ from app.totals import Totals
 MAX_POSITION = 10_000
 #: How many of the latest answers of all models tell how long a model's next one will take.
 SAMPLE = 256
+#: How long after a job's end somebody looks whether its stream was closed, in seconds: the broker may be away so long.
+LEFT_OPEN = 3600.0
+#: How many of these are closed at once.
+CLOSED = 500
 
 
 class Hint(NamedTuple):
@@ -123,6 +128,17 @@ class Reads:
         )
         with self._db.read() as session:
             return sorted((Hint(*hint), seconds) for *hint, seconds in session.execute(query))
+
+    def unclosed(self) -> list[Outcome]:
+        """Some that ended lately without an owner and of which nothing is kept: an owner always leaves a result."""
+        query = (
+            sa.select(Job.id, Job.attempt, Job.status, Job.error_code, Job.error_message)
+            .where(BEGUN, Job.finished_at > self._clock.now() - LEFT_OPEN, Job.status != State.SUCCEEDED)
+            .where(~sa.exists().where(Result.job_id == Job.id))
+            .limit(CLOSED)
+        )
+        with self._db.read() as session:
+            return [Outcome(*row, Failure(code or "", message or "")) for *row, code, message in session.execute(query)]
 
     def waiting_models(self) -> list[str]:
         """The models that have generations in the queue, the one with the most urgent first."""

@@ -120,6 +120,8 @@ def sweep(kernel: Kernel) -> None:
         kernel.orders.empty()
     kernel.dispatcher.catch_up()
     kernel.batches.advance()
+    with suppress(UnavailableError):
+        kernel.dispatcher.close_left()
     kernel.files.sweep()
     kernel.sessions.prune()
     kernel.registry.mark(SWEEPER, SWEPT)

@@ -184,7 +184,9 @@ def cancel_group(path: GroupPath, query: WhoseQuery) -> Response:
 
 def end_group(site: Site, group: str, tenant: str) -> None:
     """Ends what waits, and asks what runs to end."""
-    site.kernel.dispatcher.ask_end(site.kernel.batches.end_jobs(group, tenant), State.CANCELLED)
+    ended, running = site.kernel.batches.end_jobs(group, tenant)
+    site.kernel.dispatcher.ask_end(running, State.CANCELLED)
+    site.kernel.dispatcher.close_streams(ended)
 
 
 @groups.get("/groups/<group>/stream", summary="Follow a group", responses={200: {"content": stream_of(GroupEvent)}})

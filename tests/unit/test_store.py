@@ -158,7 +158,7 @@ def test_a_queued_job_is_cancelled_at_once_under_a_new_attempt(store: Store, lif
 
     outcome = store.end(job.id, State.CANCELLED)
 
-    assert outcome == Outcome(job.id, 1, State.CANCELLED)
+    assert outcome == Outcome(job.id, 1, State.CANCELLED, begun=False)
     assert store.claim(job.id, life, "cpu.0@here") is None
 
 

@@ -4,18 +4,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import structlog
 
-from app.bus import Entry
+from app.bus import PREFIX, Entry
 from app.errors import UnavailableError
-from app.events import Token
+from app.events import Ended, Token
 from app.jobs import MAX_LOSSES, State
 from app.kernel import Kernel
 from tasks import claims, meters
 from tasks import runner as runners
 from tasks.run import Way
+from tasks.sweep import sweep
 
 from .conftest import MODEL, Desk, Worker, eventually, said, words
 
@@ -204,6 +206,63 @@ def test_a_job_that_was_cancelled_while_its_worker_stopped_ends(desk: Desk, kern
     assert detail.job.status == State.CANCELLED
     assert detail.result is not None
     assert detail.result.text == told != ""
+
+
+@pytest.mark.parametrize("how", ["cancelled", "with its group"])
+def test_what_a_job_said_is_kept_where_the_broker_was_away_when_it_ended(
+    desk: Desk, kernel: Kernel, worker: Worker, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    job_id = desk.submit(40, pace=20, group_id="mine")
+    worker.take(job_id)
+    worker.run(job_id)
+    kernel.lives.leave(worker.life, worker.runner.hand_back_all())
+    before = desk.stream(job_id)
+
+    with monkeypatch.context() as away:
+        away.setattr(kernel.bus, "install", Mock(side_effect=UnavailableError("broker_unavailable", "away")))
+        if how == "cancelled":
+            kernel.dispatcher.end(job_id, State.CANCELLED)
+        else:
+            ended, running = kernel.batches.end_jobs("mine", "")
+            assert ([outcome.id for outcome in ended], running) == ([job_id], [])
+            kernel.dispatcher.close_streams(ended)
+        sweep(kernel)
+    assert desk.stream(job_id) == before
+    sweep(kernel)
+
+    detail, events = kernel.store.get(job_id), desk.stream(job_id)
+    assert detail.job.status == State.CANCELLED
+    assert detail.result is not None
+    assert detail.result.text == said(before) != ""
+    assert events[:-1] == before
+    assert isinstance(events[-1], Ended)
+    assert kernel.bus.redis.ttl(f"{PREFIX}stream:{job_id}") <= kernel.settings.stream_ttl_seconds
+
+
+def test_a_stream_that_is_gone_is_looked_for_once(desk: Desk, kernel: Kernel, worker: Worker) -> None:
+    job_id, never_begun = desk.submit(40, pace=20), desk.submit()
+    worker.take(job_id)
+    worker.run(job_id)
+    kernel.lives.leave(worker.life, worker.runner.hand_back_all())
+    for each in (job_id, never_begun):
+        assert kernel.store.end(each, State.CANCELLED) is not None  # and whoever did so died
+    kernel.bus.redis.flushall()
+    assert [outcome.id for outcome in kernel.store.unclosed()] == [job_id]
+    sweep(kernel)
+
+    assert kernel.store.unclosed() == []
+    assert kernel.store.get(never_begun).result is None
+
+
+def test_the_sweep_closes_no_stream_that_an_owner_ended(desk: Desk, kernel: Kernel, worker: Worker) -> None:
+    job_id = desk.submit(40, pace=20)
+    worker.take(job_id)
+    worker.run(job_id)
+    kernel.dispatcher.end(job_id, State.CANCELLED)
+    desk.whole_stream(job_id)
+
+    assert desk.job(job_id).status == State.CANCELLED
+    assert kernel.store.unclosed() == []
 
 
 def test_after_the_broker_lost_its_memory_the_owner_writes_the_stream_anew(
