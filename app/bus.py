@@ -64,12 +64,12 @@ return refused
 #: What stands before a frame there: attempt and seq.
 _NUMBERS = struct.Struct(">II")
 
-# A fence only rises. Returns 1 where it now stands at this attempt.
+# A fence only rises. Returns 1 where it now stands at this attempt; with ARGV[3], the stream begins anew then.
 _INSTALL = """
 local current = tonumber(redis.call('GET', KEYS[1]) or '0')
 if current > tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[2])
+if ARGV[3] then redis.call('DEL', KEYS[2]) else redis.call('EXPIRE', KEYS[2], ARGV[2]) end
 return 1
 """
 
@@ -99,11 +99,15 @@ class Bus:
         self._append = client.register_script(_APPEND)
         self._install = client.register_script(_INSTALL)
 
-    def install(self, job_id: str, attempt: int, seconds: float) -> bool:
-        """Raises the fence of a job to this attempt; it and the stream live that long. False: a later one stands."""
+    def install(self, job_id: str, attempt: int, seconds: float, *, anew: bool = False) -> bool:
+        """Raises the fence of a job to this attempt; it and the stream live that long. False: a later one stands.
+
+        `anew`: what the stream had is gone then.
+        """
         ttl = max(0, int(seconds)) + self._ttl
         with available():
-            return bool(self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, ttl]))
+            keys = [_fence(job_id), _stream(job_id)]
+            return bool(self._install(keys=keys, args=[attempt, ttl, *(["anew"] if anew else [])]))
 
     def open_and_close(self, node: str, last: Sequence[Entry]) -> None:
         """For jobs of which nothing was emitted: streams of a terminal event alone, which go after a while. At most PAGE of them."""
@@ -150,10 +154,8 @@ class Bus:
 
     def restore(self, node: str, job_id: str, attempt: int, seconds: float, entries: list[Entry]) -> bool:
         """Writes a job's stream anew from its owner's buffer, after Redis lost its memory. False: a later attempt."""
-        if not self.install(job_id, attempt, seconds):
+        if not self.install(job_id, attempt, seconds, anew=True):
             return False
-        with available():
-            self.redis.delete(_stream(job_id))
         for start in range(0, len(entries), PAGE):
             if self.append(node, entries[start : start + PAGE]):
                 raise UnavailableError("broker_unavailable", "The broker lost a stream while it was written anew.")

@@ -1,9 +1,13 @@
 """The bus: what it writes goes by itself."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 
 from app.broker import CONNECTIONS
 from app.bus import Entry
+from app.errors import UnavailableError
 from app.events import Ended, Token
 from app.jobs import new_id
 from app.kernel import Kernel
@@ -29,6 +33,24 @@ def test_an_end_lets_its_stream_go_and_a_late_one_shortens_no_successors(kernel:
     assert all(kernel.bus.redis.ttl(key) > kept for key in keys)
     assert kernel.bus.finish("cpu.0@test", own) == []
     assert all(0 < kernel.bus.redis.ttl(key) <= kept for key in keys)
+
+
+def test_an_owner_that_freezes_while_it_writes_its_stream_anew_deletes_nothing_of_the_next_one(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, install = new_id(), kernel.bus.install
+    mine, others = (Entry(job_id, attempt, Token(1, "a")) for attempt in (1, 2))
+
+    def frozen(*args: Any, **values: Any) -> bool:
+        installed = install(*args, **values)
+        assert install(job_id, 2, 100)
+        assert kernel.bus.append("cpu.1@test", [others]) == []
+        return installed
+
+    monkeypatch.setattr(kernel.bus, "install", frozen)
+    with pytest.raises(UnavailableError):
+        kernel.bus.restore("cpu.0@test", job_id, 1, 100, [mine])
+    assert kernel.bus.replay(job_id) == [others.event]
 
 
 def test_a_thousand_callers_at_once_share_a_few_connections(kernel: Kernel) -> None:
