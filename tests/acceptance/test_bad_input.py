@@ -17,28 +17,40 @@ from tests import badinput
 from tests.badinput import BROKEN, CASES, FRAMES, GOOD, RAW, Case
 from tests.stack import Stack
 
-#: Seconds until an answer must be there. On a machine that is busy with something else, the second try counts.
+#: Seconds until the whole of an answer must be there.
 AT_ONCE = 2.0
+#: Whoever is late may try again where a good request as long took more seconds than this: the machine is busy.
+BUSY = 0.5
 
 
 @pytest.fixture(scope="module")
 def http(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.url, timeout=AT_ONCE, trust_env=False) as client:
+    with httpx.Client(base_url=stack.url, timeout=60, trust_env=False) as client:
         yield client
 
 
 def still_serves(http: httpx.Client) -> None:
-    answer = http.post("/chat", json=GOOD, timeout=30)
+    answer = http.post("/chat", json=GOOD)
     assert answer.status_code == 200, answer.text
     assert answer.json()["message"]["content"] == "t0 t1"
 
 
 def sent(http: httpx.Client, case: Case) -> httpx.Response:
     request = http.build_request(case.method, case.path, content=case.body or None, headers=case.headers)
-    try:
-        return http.send(request)
-    except httpx.ReadTimeout:
-        return http.send(request)
+    for _ in range(3):
+        answer, took = timed(http, request)
+        if took < AT_ONCE:
+            return answer
+        good = json.dumps(GOOD).encode().ljust(min(len(case.body), badinput.LIMIT))
+        control = http.build_request("POST", "/chat", content=good, headers={"Content-Type": badinput.JSON})
+        _, usual = timed(http, control)
+        assert usual > BUSY, f"{took:.1f} s, where a good request took {usual:.1f} s"
+    pytest.fail(f"never within {AT_ONCE} s")
+
+
+def timed(http: httpx.Client, request: httpx.Request) -> tuple[httpx.Response, float]:
+    began = time.monotonic()
+    return http.send(request), time.monotonic() - began
 
 
 def test_there_are_enough_cases() -> None:
@@ -100,7 +112,7 @@ frames = st.builds(badinput.frame, opcodes, payloads, end=whole, masked=whole)
 
 @settings(derandomize=True, database=None, max_examples=60, deadline=None)
 @given(st.lists(frames | st.binary(max_size=20), min_size=1, max_size=5))
-def test_random_frames_end_in_errors_or_a_close(stack: Stack, sent: list[bytes]) -> None:
+def test_random_frames_end_in_errors_or_a_close(stack: Stack, http: httpx.Client, sent: list[bytes]) -> None:
     wire = create_connection(stack.url.replace("http", "ws") + "/ws", timeout=AT_ONCE * 2)
     with contextlib.closing(wire.sock) as sock, contextlib.suppress(ConnectionError):
         sock.sendall(b"".join(sent) + badinput.frame(0x8, b""))
@@ -108,6 +120,7 @@ def test_random_frames_end_in_errors_or_a_close(stack: Stack, sent: list[bytes])
         while piece := sock.recv(65536):
             heard += piece
         assert b"internal" not in heard
+    still_serves(http)
 
 
 @pytest.mark.parametrize("name", RAW)
