@@ -27,6 +27,8 @@ MAX_PARTS = 16
 MAX_DEPTH = 100
 #: Lists and objects in one body: two bytes each, and microseconds. The longest chat with the most tools has thousands.
 MAX_PLACES = 20_000
+#: Their brackets with those in texts: the arguments of calls are JSON again.
+MAX_BRACKETS = 5 * MAX_PLACES
 #: Bytes beyond which a body is read off the event loop: the longest takes some tenths of a second.
 LARGE = 64 * 1024
 #: Names in one object. Each one that is wrong costs a fault in the making, and the first is all that is told.
@@ -62,8 +64,8 @@ def _decode(raw: str | bytes, what: str) -> Any:
     try:
         data = raw.encode() if isinstance(raw, str) else raw
         places = _places(data)
-        if places > MAX_PLACES and _places(_TEXT.sub(b"", data)) > MAX_PLACES:
-            raise InvalidRequestError(f"{what} has more than {MAX_PLACES} lists and objects.")
+        if places > MAX_BRACKETS or (places > MAX_PLACES and _places(_TEXT.sub(b"", data)) > MAX_PLACES):
+            raise InvalidRequestError(f"{what} has too many lists and objects; {MAX_PLACES} are the limit.")
         value = msgspec.json.decode(data)
     except RecursionError:
         raise InvalidRequestError(f"{what} is nested too deeply; {MAX_DEPTH} levels are the limit.") from None

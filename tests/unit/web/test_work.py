@@ -40,11 +40,20 @@ def test_a_body_of_nothing_but_lists_is_refused_before_it_is_read(name: str) -> 
 
 
 def test_braces_in_texts_are_no_objects() -> None:
-    said = {"x": '{"[\\' * 50_000, "y": [{}] * 19_000}
+    said = {"x": '{"[\\' * 40_000, "y": [{}] * 19_000}
     assert bodies.decode(json.dumps(said), "It") == said
     for text in ('"' + "[" * 30_000, "[" * 30_000 + '"' + '\\"' * 500_000):
         with pytest.raises(InvalidRequestError):
             bodies.decode(text, "It")
+
+
+def test_the_arguments_of_calls_are_bounded_together(client: FlaskClient) -> None:
+    arguments = json.dumps({"x": [[]] * 13_000})
+    calls = [{"id": str(n), "type": "function", "function": {"name": "f", "arguments": arguments}} for n in range(30)]
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls}]
+    refused = client.post("/v1/chat/completions", json={"model": "scripted", "messages": said})
+    assert refused.status_code == 400
+    assert "lists and objects" in refused.get_json()["error"]["message"]
 
 
 def test_a_large_body_is_read_off_the_loop_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
