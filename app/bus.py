@@ -110,7 +110,7 @@ class Bus:
             return bool(self._install(keys=keys, args=[attempt, ttl, *(["anew"] if anew else [])]))
 
     def open_and_close(self, node: str, last: Sequence[Entry]) -> None:
-        """For jobs of which nothing was emitted: streams of a terminal event alone, which go after a while. At most PAGE of them."""
+        """For PAGE jobs at most that emitted nothing: streams of a terminal event alone, which go after a while."""
         with available(), self.redis.pipeline(transaction=False) as pipe:
             for job_id, attempt, _ in last:
                 self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, self._ttl], client=pipe)

@@ -5,7 +5,7 @@ import re
 import selectors
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def child(order: Line, settings: Settings) -> Iterator[Iterator[Line | None]]:
         try:
             yield _lines(out)
         finally:
-            process.kill()
+            with suppress(TimeoutError):  # it hangs in the kernel, and is gone when that lets it go
+                process.kill()
     finally:
         os.close(out)
 

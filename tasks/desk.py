@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import structlog
 
-from app.errors import UnavailableError
+from app.errors import JobFailedError, UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
 from tasks.claims import undone_unless
@@ -61,7 +61,13 @@ class Desk:
             last = {}
         with self._lock:  # who comes later begins anew
             del self._downloads[download.key]
-        download.settle(last)
+        try:
+            download.settle(last)
+        except JobFailedError:
+            raise
+        except Exception:
+            log.exception("pull_not_settled", model=download.key.model)
+            download.settle({})
 
     def _claimed(self, job_id: str) -> Watcher | None:
         with undone_unless(lambda: self.watches(job_id), self._kernel, job_id, self._life):

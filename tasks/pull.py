@@ -130,19 +130,19 @@ class Download:
     def _succeed(self, last: Line) -> None:
         size = int(last["size_bytes"])
         try:
-            patiently(lambda: self._register(last))
+            model = patiently(lambda: self._register(last))
         except Exception:
             log.exception("model_not_registered", model=self.key.model)
             return self._fail({"error": "download_failed", "message": UNREGISTERED})
         self._kernel.loads.arrived(self.key.model)
-        quantized = _prefers_quantized(self._kernel.catalog.get(self.key.model), self._kernel.settings)
+        quantized = _prefers_quantized(model, self._kernel.settings)
         for watcher in self.watchers:
             watcher.succeed(self._standing, last["path"], size, quantized=quantized)
         log.info("pulled", model=self.key.model, size_bytes=size, path=last["path"])
         if any(watcher.init for watcher in self.watchers):
             self._kernel.loads.place(self.key.model)
 
-    def _register(self, last: Line) -> None:
+    def _register(self, last: Line) -> Model:
         self._kernel.catalog.add(
             self.key.model,
             Path(last["path"]),
@@ -154,6 +154,7 @@ class Download:
             repo=self.key.model.partition(":")[0],
             revision=last["commit"],
         )
+        return self._kernel.catalog.get(self.key.model)
 
     def _fail(self, last: Line) -> None:
         failure = _failure(last)

@@ -15,11 +15,12 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
+from tasks.claims import surely
 from tasks.standing import Standing
 
 log = structlog.get_logger(__name__)
 
-#: How long a database that does not answer may hold up a pull's end, in seconds.
+#: How long a database that does not answer may hold up a pull's beginning, or its model's, in seconds.
 END_SECONDS = 60.0
 
 _T = TypeVar("_T")
@@ -69,7 +70,7 @@ class Watcher:
             "size_bytes": size,
             "preferred_quantized": quantized,
         }
-        if not patiently(lambda: self._kernel.store.succeed_pull(self.job.id, self.job.attempt, columns)):
+        if not surely(lambda: self._kernel.store.succeed_pull(self.job.id, self.job.attempt, columns)):
             return self._lost()
         self._publish(columns | standing.details())
         self._publish_end(State.SUCCEEDED, None)
@@ -77,15 +78,14 @@ class Watcher:
     def end(self, state: State, failure: Failure | None = None, trace: str | None = None) -> None:
         """Commits an end without a model, then publishes it."""
         outcome = Outcome(self.job.id, self.job.attempt, state.value, failure)
-        if not patiently(lambda: self._kernel.store.finish(outcome, trace=trace)):
+        if not surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
             return self._lost()
         self._publish_end(state, failure)
 
     def hand_back(self) -> None:
-        """Puts the pull back into the queue: this process stops."""
-        with suppress(UnavailableError):  # the end of this life does it
-            outcomes = self._kernel.store.hand_back(self.job.id, self.job.attempt, 0)
-            self._kernel.dispatcher.close_streams(outcomes)
+        """Puts the pull back into the queue: this process stops, or the download had just been given up."""
+        outcomes = surely(lambda: self._kernel.store.hand_back(self.job.id, self.job.attempt, 0))
+        self._kernel.dispatcher.close_streams(outcomes)
 
     def _install(self) -> None:
         with suppress(UnavailableError):
@@ -107,7 +107,7 @@ class Watcher:
 
 
 def patiently(call: Callable[[], _T]) -> _T:
-    """What ends a pull outlasts a database that is away for a moment: else the row would say `running` for ever."""
+    """Asks again where the database is away for a moment. What ends a pull is written `surely`: nobody else would."""
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(UnavailableError),
         stop=tenacity.stop_after_delay(END_SECONDS),

@@ -5,9 +5,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import DEFAULT, Mock
 
 import psutil
 import pytest
@@ -253,6 +255,53 @@ def test_a_fault_of_ours_fails_the_pull_too(yard: Yard, monkeypatch: pytest.Monk
         yard.run(hub, job_id)
 
     assert yard.get(job_id).job.status == State.FAILED
+
+
+def test_a_fault_behind_the_last_word_fails_the_pull_too(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yard.kernel.loads, "arrived", lambda _: 1 / 0)
+    job_id = yard.submit("owner/name")
+
+    with FakeHub(REPOS) as hub, pytest.raises(JobFailedError):
+        yard.run(hub, job_id)
+
+    assert yard.get(job_id).job.status == State.FAILED
+
+
+def test_a_pull_ends_well_though_the_database_and_its_child_s_end_take_long(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = UnavailableError("database_unavailable", "gone")
+    for target, name in ((yard.kernel.catalog, "get"), (yard.kernel.store, "succeed_pull")):
+        monkeypatch.setattr(
+            target, name, Mock(side_effect=chain((away,), repeat(DEFAULT)), wraps=getattr(target, name))
+        )
+    kill = Process.kill
+
+    def hangs(process: Process) -> None:
+        kill(process)
+        raise TimeoutError("it hangs in a driver")
+
+    monkeypatch.setattr(Process, "kill", hangs)
+    job_id = yard.submit("owner/name")
+
+    with FakeHub(REPOS) as hub:
+        yard.run(hub, job_id)
+
+    assert yard.get(job_id).job.status == State.SUCCEEDED
+
+
+def test_a_pull_goes_back_into_the_queue_once_the_database_is_there(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = yard.submit("owner/name")
+    watcher = yard.desk._claimed(job_id)
+    assert watcher is not None
+    gone = chain((UnavailableError("database_unavailable", "gone"),), repeat(DEFAULT))
+    monkeypatch.setattr(yard.kernel.store, "hand_back", Mock(side_effect=gone, wraps=yard.kernel.store.hand_back))
+
+    watcher.hand_back()
+
+    assert yard.get(job_id).job.status == State.QUEUED
 
 
 def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
