@@ -138,7 +138,10 @@ class Reads:
             .limit(CLOSED)
         )
         with self._db.read() as session:
-            return [Outcome(*row, Failure(code or "", message or "")) for *row, code, message in session.execute(query)]
+            return [
+                Outcome(job_id, attempt, status, Failure(code or "", message or ""))
+                for job_id, attempt, status, code, message in session.execute(query)
+            ]
 
     def waiting_models(self) -> list[str]:
         """The models that have generations in the queue, the one with the most urgent first."""
