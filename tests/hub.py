@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 CHUNK = 16384
 #: Files of these kinds are in LFS, and go by their SHA-256.
 LARGE = (".safetensors", ".gguf", ".bin")
+#: A prime: whoever puts a piece of so many KiB into a wrong place gets a wrong sum. To draw 2 GB would take 9 s.
+PERIOD = 16_000_057
 
 
 class Hole(NamedTuple):
@@ -86,6 +88,7 @@ class FakeHub:
         self.served: list[Served] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
+        self._digests: dict[tuple[str, int], tuple[Content, str]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = False  # so that closing waits for each
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="fake-hub")
@@ -109,8 +112,17 @@ class FakeHub:
         """The repository's only commit: 40 hex digits of its content."""
         digest = hashlib.sha1(repo.encode())
         for name, data in sorted(self.repos[repo].items()):
-            digest.update(name.encode() + digest_of(name, data).encode())
+            digest.update(name.encode() + self.digest(name, data).encode())
         return digest.hexdigest()
+
+    def digest(self, name: str, data: Content) -> str:
+        """As `digest_of`, computed once: of gigabytes it takes longer than to send them.
+
+        The content is kept beside it, so that nothing else can come to have its identity.
+        """
+        if (key := (name, id(data))) not in self._digests:
+            self._digests[key] = data, digest_of(name, data)
+        return self._digests[key][1]
 
     def bodies(self, file: str) -> list[Served]:
         """What went out of a file, in order."""
@@ -192,9 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.moved:
             return self._send(307, b"", {"Location": self.hub.moved + self.path})
         if verb == "tree":
-            return self._send_json([_in_tree(name, data) for name, data in files.items()])
+            return self._send_json([self._in_tree(name, data) for name, data in files.items()])
         blobs = "blobs" in parse_qs(urlsplit(self.path).query) and self.hub.sizes
-        siblings = [{"rfilename": name, **(_blob(name, data) if blobs else {})} for name, data in files.items()]
+        siblings = [{"rfilename": name, **(self._blob(name, data) if blobs else {})} for name, data in files.items()]
         self._send_json(
             {
                 "_id": self.hub.commit(repo)[:24],
@@ -216,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(404, "EntryNotFound", "Entry not found")
         data = files[file]
         size, start = _size(data), 0
-        headers = {"ETag": f'"{digest_of(file, data)}"', "X-Repo-Commit": self.hub.commit(repo)}
+        headers = {"ETag": f'"{self.hub.digest(file, data)}"', "X-Repo-Commit": self.hub.commit(repo)}
         if self.hub.redirect:
             return self._send(302, b"", {**headers, "Location": self.hub.redirect + quote(path)})
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.hub.ranges else None
@@ -249,6 +261,22 @@ class _Handler(BaseHTTPRequestHandler):
                     return
         finally:
             self.hub.note(Served(file, start, sent - start))
+
+    def _blob(self, name: str, data: Content) -> dict[str, Any]:
+        """Size and ids. A file in LFS has its git id too, that of its pointer."""
+        size, digest = _size(data), self.hub.digest(name, data)
+        if name.endswith(LARGE):
+            pointer = hashlib.sha1(digest.encode()).hexdigest()
+            return {"size": size, "blobId": pointer, "lfs": {"size": size, "sha256": digest, "pointerSize": 134}}
+        return {"size": size, "blobId": digest}
+
+    def _in_tree(self, name: str, data: Content) -> dict[str, Any]:
+        """The same in the words of the API of trees."""
+        blob = self._blob(name, data)
+        entry = {"type": "file", "path": name, "size": blob["size"], "oid": blob["blobId"]}
+        if "lfs" in blob:
+            entry["lfs"] = {**blob["lfs"], "oid": blob["lfs"]["sha256"]}
+        return entry
 
     def _send_json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -290,29 +318,12 @@ def digest_of(name: str, data: Content) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def _blob(name: str, data: Content) -> dict[str, Any]:
-    """Size and ids. A file in LFS has its git id too, that of its pointer."""
-    size, digest = _size(data), digest_of(name, data)
-    if name.endswith(LARGE):
-        pointer = hashlib.sha1(digest.encode()).hexdigest()
-        return {"size": size, "blobId": pointer, "lfs": {"size": size, "sha256": digest, "pointerSize": 134}}
-    return {"size": size, "blobId": digest}
-
-
-def _in_tree(name: str, data: Content) -> dict[str, Any]:
-    """The same in the words of the API of trees."""
-    blob = _blob(name, data)
-    entry = {"type": "file", "path": name, "size": blob["size"], "oid": blob["blobId"]}
-    if "lfs" in blob:
-        entry["lfs"] = {**blob["lfs"], "oid": blob["lfs"]["sha256"]}
-    return entry
-
-
 def safetensors(size: int) -> bytes:
-    """A sound file of weights: one tensor of so many bytes, none of which repeats for long."""
+    """A sound file of weights: one tensor of so many bytes, which repeats after `PERIOD` bytes at the soonest."""
     header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    body = hashlib.shake_128(str(size).encode()).digest(size)
-    return struct.pack("<Q", len(header)) + header + body
+    piece = hashlib.shake_128(str(size).encode()).digest(min(size, PERIOD))
+    times, rest = divmod(size, PERIOD)
+    return b"".join([struct.pack("<Q", len(header)), header, *[piece] * times, piece[:rest]])
 
 
 def gguf(size: int, architecture: str = "llama") -> bytes:
