@@ -1,6 +1,7 @@
 """A process of ours that answers each line of JSON with one: what takes long to load is loaded once."""
 
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from typing import IO, Any, Self, TypeVar, cast
 import msgspec
 
 T = TypeVar("T")
+#: Seconds for one answer: several times what the longest run takes, with the load of a model.
+LIMIT = 400
 #: The other side has its own defaults, but asks no hub for what is here.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
@@ -40,13 +43,15 @@ class Asked:
         self._log.close()
 
     def ask(self, question: Any, answer: type[T]) -> T:
-        """Raises RuntimeError where the process ended over it."""
+        """Raises RuntimeError where the process ended over it, or said nothing for `LIMIT` seconds."""
         self._questions.write(msgspec.json.encode(question) + b"\n")
         self._questions.flush()
-        said = self._answers.readline()
+        spoke = bool(select.select([self._answers], [], [], LIMIT)[0])
+        said = self._answers.readline() if spoke else b""
         if not said:
             self._log.seek(0)
-            raise RuntimeError(f"what was asked has ended: {self._log.read()[-800:].decode(errors='replace')}")
+            what = "has ended" if spoke else f"said nothing for {LIMIT} s"
+            raise RuntimeError(f"what was asked {what}: {self._log.read()[-800:].decode(errors='replace')}")
         return msgspec.json.decode(said, type=answer)
 
 

@@ -16,6 +16,7 @@ import httpx
 
 from bench.alone import CACHE, SLOTS
 from bench.asked import ENVIRONMENT
+from inference import remote
 from tests.stack import end, eventually, free_port, launch
 
 
@@ -57,11 +58,12 @@ def vllm(model: str) -> Callable[[int], list[str]]:
 
 
 def llamacpp(model: str) -> Callable[[int], list[str]]:
-    """llama.cpp's own HTTP server, whose OpenMP threads sleep while they wait, as our engine's do.
+    """llama.cpp's own HTTP server, whose OpenMP threads wait as our engine's do: they spin for a moment, then sleep.
 
-    By default they spin: with a client on the same two cores, 16 tokens took it up to 40 s.
+    By default they only spin: with a client on the same two cores, 16 tokens took it up to 40 s.
     """
-    return lambda port: ["env", "OMP_WAIT_POLICY=PASSIVE", sys.executable, "-m", "bench.theirs", model, str(port)]
+    waits = [f"{name}={remote.ENVIRONMENT[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")]
+    return lambda port: ["env", *waits, sys.executable, "-m", "bench.theirs", model, str(port)]
 
 
 def transformers(model: str) -> Callable[[int], list[str]]:
