@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.results import ROOT, Row, ratio
+from bench.results import ROOT, Row, ratio, say, turns
 from bench.yard import yard
 from tests.hub import FakeHub, safetensors
 from tests.stack import BIN, end, eventually, free_port, launch
@@ -31,6 +31,7 @@ def up(quick: bool) -> list[Row]:
             try:
                 eventually(partial(_speaks, port), seconds=300, what="a first token")
                 took.append(round(time.monotonic() - began, 1))
+                say(f"{took[-1]} s")
             finally:
                 end(process, patience=60)
     what = "fresh clone, packages already downloaded: `make up` to the first token"
@@ -47,25 +48,33 @@ def pull(quick: bool) -> list[Row]:
     """A model of one large file, from a hub on loopback: `POST /pull` and `hf download` in turns."""
     size, runs = (500_000_000, 1) if quick else (2_000_000_000, 3)
     files = {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "model.safetensors": safetensors(size)}
-    ours, theirs = [], []
-    with (
-        FakeHub({f"owner/large{number}": files for number in range(runs)}) as hub,
-        tempfile.TemporaryDirectory(prefix="bench-") as folder,
-    ):
+    repos = [f"owner/large{number}" for number in range(runs)]
+    ours: list[float] = []
+    theirs: list[float] = []
+    with FakeHub(dict.fromkeys(repos, files)) as hub, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for repo in repos:
+            hub.commit(repo)  # the sums are made before anybody is timed
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": f"{folder}/ours", "HF_TOKEN": "", "NO_PROXY": "*"}
         with yard("web", "puller", "keeper", "beat", **settings) as stack:
-            for number in range(runs):
-                repo = f"owner/large{number}"
-                began = time.monotonic()
+
+            def mine(repo: str) -> None:
                 job = stack.http.post("/pull", json={"model": repo}).json()["job_id"]
                 done = stack.finished(job, seconds=300)
                 if done["status"] != "succeeded":
                     raise RuntimeError(f"the pull {done['status']}: {done['error']}")
-                ours.append(round(size / (time.monotonic() - began) / 1e6, 1))
+
+            def its(repo: str) -> None:
                 env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": f"{folder}/theirs", "HF_HUB_DISABLE_XET": "1"}
-                began = time.monotonic()
                 subprocess.run([str(BIN / "hf"), "download", repo], check=True, capture_output=True, env=env)
-                theirs.append(round(size / (time.monotonic() - began) / 1e6, 1))
+
+            sides = (("ours", mine, ours), ("theirs", its, theirs))
+            for pair, repo in enumerate(repos):
+                for name, fetch, rates in turns(sides, pair):
+                    os.sync()  # what the one left to be written is not the other's
+                    began = time.monotonic()
+                    fetch(repo)
+                    rates.append(round(size / (time.monotonic() - began) / 1e6, 1))
+                    say(f"{name}: {rates[-1]} MB/s")
     note = (
         f"MB/s: ours {statistics.median(ours):.0f}, theirs {statistics.median(theirs):.0f}. Ours checks sums besides."
     )

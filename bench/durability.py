@@ -12,7 +12,7 @@ from datetime import datetime
 import httpx
 
 from bench.engines import starters
-from bench.results import Row, ratio
+from bench.results import Row, ratio, say
 from bench.yard import Cost, yard
 from inference.protocol import Message, Request, Sampling, Spec
 from inference.remote import RemoteEngine
@@ -22,6 +22,8 @@ PROMPT = "Tell a long story about a lighthouse."
 TOKENS = 192
 ASKED = {"model": "smollm2", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": TOKENS}
 ASKED |= {"temperature": 0.0, "ignore_eos": True}
+#: Seconds for one run on the engine's process.
+LIMIT = 200
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
@@ -52,7 +54,8 @@ class Alone:
         for request in requests:
             self.engine.submit(request)
         with self._changed:
-            self._changed.wait_for(lambda: not self._open)
+            if not self._changed.wait_for(lambda: not self._open, timeout=LIMIT):
+                raise RuntimeError(f"the engine's process left {len(self._open)} requests open for {LIMIT} s")
         return streams * TOKENS / (time.monotonic() - began)
 
 
@@ -96,7 +99,7 @@ def cost(quick: bool) -> list[Row]:
         try:
             _of_jobs(client, 1)  # it is loaded from here on
             for streams in (1, 8):
-                rows += _compared(stack, client, alone, streams, 2 if quick else 5)
+                rows += _compared(stack, client, alone, streams, 2 if quick else 3)
         finally:
             alone.engine.close()
     return rows
@@ -115,6 +118,7 @@ def _compared(stack: Stack, client: httpx.Client, alone: Alone, streams: int, pa
             meter = Cost(stack)
             rate = round(sides[name](streams), 1)
             if turn:  # the first one warms up
+                say(f"{name}, {streams} at a time: {rate} tokens/s")
                 rates[name].append(rate)
                 spent[name].update(meter.spent())
     titles = {"jobs": "as durable jobs", "streams": "as streams, their clients on the same cores"}
@@ -148,6 +152,7 @@ def turn(quick: bool) -> list[Row]:
             idle += [_first(client) for _ in range(times)]
             group, lines = _saturated(stack)
             busy += [_first(client) for _ in range(times)]
+            say(f"{statistics.median(idle) * 1000:.1f} ms idle, {statistics.median(busy) * 1000:.1f} ms beside lines")
             client.delete(f"/groups/{group}")
             _ended(client, group)
     note = (

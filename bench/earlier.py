@@ -13,7 +13,7 @@ import httpx
 
 from bench.durability import of_streams
 from bench.engines import starters
-from bench.results import Row, ratio
+from bench.results import Row, ratio, say
 from bench.yard import yard
 from inference.remote import ENVIRONMENT
 from tests.stack import ROOT
@@ -26,7 +26,7 @@ BEFORE_DURABILITY = "b07bb9b"
 
 def durability(quick: bool) -> list[Row]:
     """llama.cpp's streams through both stacks, in turns. A model is loaded in each; only one of them computes."""
-    pairs = 3 if quick else 7
+    pairs = 3 if quick else 5
     with _code(BEFORE_DURABILITY) as root, _stack(ROOT) as ours, _stack(root) as earlier:
         return [_compared(ours, earlier, streams, pairs) for streams in (1, 8)]
 
@@ -39,6 +39,7 @@ def _compared(ours: httpx.Client, earlier: httpx.Client, streams: int, pairs: in
             rate = of_streams(sides[name], streams)
             if turn:  # the first one loads, and warms up
                 rates[name].append(round(rate, 1))
+                say(f"{name}, {streams} at a time: {rate:.1f} tokens/s")
     return Row(
         f"earlier-{streams}",
         f"llama.cpp as streams, against the code before durability, {streams} at a time",

@@ -62,6 +62,16 @@ class Cost:
         return sum(spent.get(name, 0.0) for name in parts) / tokens * 1e6
 
 
+def holders(stack: Stack) -> list[str]:
+    """The workers that hold a model."""
+    return [card["node"] for card in stack.http.get("/workers").json()["workers"] if card["models"]]
+
+
+def busy(pid: int) -> float:
+    """Seconds of processor time of a process, to the nanosecond: a tick of `Cost` has room for many tokens."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
 def _serves(process: psutil.Process, port: str) -> bool:
     command = " ".join(process.info["cmdline"] or [])
     return port in command and ("valkey-server" in command or "redis-server" in command)
