@@ -1,161 +1,74 @@
-"""Rows that need no other server: the relay, the queue, and the web process, with the scripted engine."""
+"""Rows that need no other server: the queue and the web process, with the scripted engine."""
 
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 import httpx
 import psutil
 
 from bench.engines import starters
-from bench.results import Row, part, ratio
-from bench.streams import Ask, Told, run
-from bench.yard import Cost, yard
+from bench.results import Row, part, ratio, say, turns
+from bench.streams import Ask, run, whole
+from bench.yard import holders, yard
 from tests.stack import Stack, eventually
 
-#: What stands on the way of a token, beside the engine.
-SIDE = ("web", "cpu.0", "broker")
+#: Rows of /health: what it is asked beside.
+HEALTHS = (
+    ("health", "relay", "under full load: 100 streams as fast as two cores relay them"),
+    ("health-engine", "engine", "beside 16 streams of llama.cpp"),
+)
+#: Lines of one body, and jobs that are submitted one by one.
+BODY, SINGLES = 10_000, 200
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "go"}]}
 
 
-def relay(quick: bool) -> list[Row]:
-    """Events a second, and what one costs."""
-    rates, costs = [], []
-    with yard(WORKER_SLOTS="128") as stack:
-        run(Ask(stack.url, 8, 50))
-        for _ in range(2 if quick else 5):
-            told = _whole(Ask(stack.url, 100, 1000))
-            rates.append(told.events / told.seconds)
-            cost = Cost(stack)
-            told = _whole(Ask(stack.url, 32, 2000))
-            costs.append(cost.per(told.tokens, *SIDE))
-    return [
-        Row(
-            "relay",
-            "events a second at 100 streams, on two cores that the client shares",
-            "events/s",
-            round(statistics.median(rates)),
-            20_000,
-            sides={"ours": rates},
-        ),
-        Row(
-            "relay-cost",
-            "processor time of web, broker and worker a relayed token at 32 streams",
-            "µs",
-            round(statistics.median(costs), 1),
-            60,
-            at_least=False,
-            sides={"ours": costs},
-            note="Answers of 2,000 tokens; what a job costs beside its tokens is in it.",
-        ),
-    ]
-
-
-def _whole(ask: Ask) -> Told:
-    told = run(ask)
-    if told.complete != ask.streams:
-        raise RuntimeError(f"{told.complete} of {ask.streams} streams were complete")
-    return told
-
-
-def thousand(quick: bool) -> list[Row]:
-    """A thousand streams at the pace of a reader."""
-    streams, tokens = (1000, 300) if quick else (1000, 600)
-    with yard(WORKER_SLOTS=str(streams), MAX_CACHE_MODELS="1") as stack:
-        run(Ask(stack.url, 8, 50))
-        told = run(Ask(stack.url, streams, tokens, 20.0))
-    late = part(told.late, 99) * 1000 + (0 if told.complete == streams else 1e6)
-    note = f"{told.complete} of {streams} complete, {tokens} tokens each; median {part(told.late, 50) * 1000:.0f} ms."
-    return [
-        Row(
-            "thousand",
-            "1,000 streams at 20 tokens/s each: added delay, 99th percentile",
-            "ms",
-            round(late),
-            250,
-            at_least=False,
-            note=note,
-        )
-    ]
-
-
 def submit(quick: bool) -> list[Row]:
-    """From a request to the engine, on an idle machine: what a client sees, so the way back is in it."""
-    times, claimed = [], []
+    """From a request to the engine, on an idle machine."""
+    seen, reached = [], []
     with yard() as stack, httpx.Client(base_url=stack.url, trust_env=False) as client:
         client.post("/chat", json={**CHAT, "max_tokens": 1}).raise_for_status()  # loads the model
         for _ in range(100 if quick else 300):
-            began = time.monotonic()
+            began, sent = time.monotonic(), time.time()
             with client.stream("POST", "/chat", json={**CHAT, "stream": True, "max_tokens": 1}) as answer:
                 lines = answer.iter_lines()
                 next(line for line in lines if line.startswith("data:"))
-                times.append((time.monotonic() - began) * 1000)
+                seen.append((time.monotonic() - began) * 1000)
                 list(lines)
-            job = stack.job(answer.headers["X-Job-Id"])
-            claimed.append(_between(job["created_at"], job["started_at"]))
+            reached.append(_reached(sent, stack.job(answer.headers["X-Job-Id"])))
             time.sleep(0.02)
     note = (
-        f"To the first event at the client, the way back included. From the row to its claim by the worker: "
-        f"p50 {part(claimed, 50):.1f} ms, p99 {part(claimed, 99):.1f} ms."
+        "From the request's first byte until its one token is asked of the engine's process, by the clocks of client, "
+        f"row and worker. To the first event at the client: p50 {part(seen, 50):.1f} ms, p99 {part(seen, 99):.1f} ms."
     )
     return [
         Row(
             f"submit-p{percent}",
             f"submit to engine, idle, p{percent}",
             "ms",
-            round(part(times, percent), 1),
+            round(part(reached, percent), 1),
             bar,
             at_least=False,
-            sides={"ours": [part(times, percent)]},
+            sides={"ours": [part(reached, percent)]},
             note=note,
         )
         for percent, bar in ((50, 4), (99, 15))
     ]
 
 
-def _between(start: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() * 1000
+def _reached(sent: float, job: dict[str, Any]) -> float:
+    """Milliseconds until the engine was asked: the job's length until its one token was here, without the token's own.
 
-
-def followers(quick: bool) -> list[Row]:
-    """Many readers of one stream, and its writer with and without them."""
-    many, tokens = (200, 100) if quick else (1000, 200)
-    alone, watched, complete = [], [], []
-    with yard() as stack:
-        for _ in range(2 if quick else 3):
-            alone.append(_written(stack, tokens, lambda _: None))
-
-            def watch(job: str) -> None:
-                complete.append(run(Ask(stack.url, many, tokens, 20.0, job=job)).complete)
-
-            watched.append(_written(stack, tokens, watch))
-    slower = round(ratio(watched, alone), 3)
-    return [
-        Row(
-            "followers",
-            f"{many:,} followers of one stream: the writer's time, against none",
-            "ratio",
-            slower if all(count == many for count in complete) else 1e6,
-            1.02,
-            at_least=False,
-            sides={"with": watched, "without": alone},
-            note=f"Complete: {min(complete)} of {many}.",
-        )
-    ]
-
-
-def _written(stack: Stack, tokens: int, meanwhile: Callable[[str], None]) -> float:
-    """Seconds that a paced answer took its writer."""
-    body = {**CHAT, "max_tokens": tokens, "scripted_tokens_per_second": 20}
-    job = stack.http.post("/jobs", json=body).json()["id"]
-    meanwhile(job)
-    done = stack.finished(job, seconds=120)
-    return _between(done["started_at"], done["finished_at"]) / 1000
+    The worker's way from that token to the end of its count is in it, so this is at most too much.
+    """
+    since = float(job["total_duration"] - job["prompt_eval_duration"])
+    return (datetime.fromisoformat(job["created_at"]).timestamp() - sent) * 1000 + since / 1e6
 
 
 def batch(quick: bool) -> list[Row]:
@@ -193,38 +106,55 @@ def queue(quick: bool) -> list[Row]:
     few, many = (1_000, 10_000) if quick else (1_000, 100_000)
     parts, settings = ("web", "keeper", "beat"), {"MAX_QUEUED_JOBS": "200000"}
     with yard(*parts, **settings) as short, yard(*parts, **settings) as long:
-        _fill(short, few)
-        _fill(long, few)
         web = psutil.Process(long.processes["web"].pid)
+        for stack in (short, long):
+            for group in _fill(stack, BODY):  # or the room that one such body takes would look like the queue's
+                stack.http.delete(f"/groups/{group}", timeout=120).raise_for_status()
+            _fill(stack, few)
+        before = [_submit(long) for _ in range(SINGLES)]
         memory = _memory(web)
+        say(f"behind {few:,}: {statistics.median(before):.1f} ms, {memory:.0f} MB")
         _fill(long, many - few)
-        times: dict[str, list[float]] = {"few": [], "many": []}
-        for _ in range(200):
-            times["few"].append(_submit(short))
-            times["many"].append(_submit(long))
+        times: dict[Stack, list[float]] = {short: [], long: []}
+        for pair in range(SINGLES):
+            for stack in turns((short, long), pair):
+                times[stack].append(_submit(stack))
         grown = _memory(web)
-    before, after = statistics.median(times["few"]), statistics.median(times["many"])
-    note = f"Milliseconds: {before:.1f}, {after:.1f}. Memory of the web process: {memory:.0f} MB, then {grown:.0f} MB."
+    at_few, at_many = statistics.median(times[short]), statistics.median(times[long])
+    behind = f"behind {many:,} queued jobs, against {few:,}"
     return [
         Row(
             "queue",
-            f"submit time behind {many:,} queued jobs, against {few:,}",
+            f"submit time {behind}",
             "ratio",
-            round(after / before, 2),
+            round(at_many / at_few, 2),
             1.2,
             at_least=False,
-            sides={"few": [before], "many": [after]},
-            note=note,
-        )
+            sides={"few": [at_few], "many": [at_many]},
+            note=f"Milliseconds: {at_few:.1f}, {at_many:.1f}.",
+        ),
+        Row(
+            "queue-memory",
+            f"memory of the web process {behind}",
+            "ratio",
+            round(grown / memory, 3),
+            1.1,
+            at_least=False,
+            sides={"few": [memory], "many": [grown]},
+            note=f"MB: {memory:.0f}, then {grown:.0f}. A body of {BODY:,} lines and {SINGLES} jobs came before both.",
+        ),
     ]
 
 
-def _fill(stack: Stack, count: int) -> None:
+def _fill(stack: Stack, count: int) -> list[str]:
+    """The groups, one a body."""
     line = json.dumps({**CHAT, "max_tokens": 1})
-    for start in range(0, count, 10_000):
-        body = "\n".join([line] * min(10_000, count - start))
+    groups = []
+    for start in range(0, count, BODY):
+        body = "\n".join([line] * min(BODY, count - start))
         answer = stack.http.post("/jobs", content=body, headers={"Content-Type": "application/x-ndjson"}, timeout=120)
-        answer.raise_for_status()
+        groups.append(str(answer.raise_for_status().json()["group"]))
+    return groups
 
 
 def _submit(stack: Stack) -> float:
@@ -242,15 +172,15 @@ def _memory(process: psutil.Process) -> float:
 
 def workers(quick: bool) -> list[Row]:
     """Three workers against one, at an engine's pace."""
-    count = 24 if quick else 48
     rates: dict[int, list[float]] = {1: [], 3: []}
-    for _ in range(1 if quick else 3):
-        for size in rates:
+    for pair in range(1 if quick else 3):
+        for size in turns((1, 3), pair):
             parts = ("web", *(f"cpu.{number}" for number in range(size)), "keeper", "beat")
             with yard(*parts, WORKER_SLOTS="4") as stack:
-                eventually(partial(_holders, stack, size), seconds=60, what="the holders")
-                told = _whole(Ask(stack.url, count, 100, 20.0))
+                eventually(partial(_held, stack, size), seconds=60, what="the holders")
+                told = whole(Ask(stack.url, 24, 100, 20.0))
                 rates[size].append(told.tokens / told.seconds)
+                say(f"{size}: {rates[size][-1]:.0f} tokens/s")
     return [
         Row(
             "workers",
@@ -263,17 +193,17 @@ def workers(quick: bool) -> list[Row]:
     ]
 
 
-def _holders(stack: Stack, size: int) -> bool:
+def _held(stack: Stack, size: int) -> bool:
     """Keeps jobs waiting, which is what brings the model to more workers, until all hold it."""
-    holding = [card for card in stack.http.get("/workers").json()["workers"] if card["models"]]
-    if len(holding) < size:
+    if len(holders(stack)) < size:
         run(Ask(stack.url, 8 * size, 100, 40.0))
-    return len(holding) >= size
+    return len(holders(stack)) >= size
 
 
 def web(quick: bool) -> list[Row]:
     """The web process: how soon it answers, how large it is, and /health under load."""
-    starts = []
+    starts: list[float] = []
+    times: dict[str, list[float]] = {}
     with yard(STARTER_GGUF=starters()["STARTER_GGUF"]) as stack:
         for _ in range(2 if quick else 5):
             stack.kill("web")
@@ -283,8 +213,11 @@ def web(quick: bool) -> list[Row]:
             starts.append(time.monotonic() - began)
         run(Ask(stack.url, 32, 100))
         memory = _memory(psutil.Process(stack.processes["web"].pid))
-        with _load(stack):
-            times = sorted(_ask(stack.url, 200 if quick else 1000))
+        loads = {"relay": Ask(stack.url, 100, 1000), "engine": Ask(stack.url, 16, 256, model="smollm2")}
+        for name, ask in loads.items():
+            with _load(ask):
+                times[name] = _ask(stack.url, 200 if quick else 1000)
+            say(f"/health beside {name}: p99 {part(times[name], 99) * 1000:.1f} ms")
     return [
         Row(
             "web-start",
@@ -296,26 +229,24 @@ def web(quick: bool) -> list[Row]:
             sides={"ours": starts},
         ),
         Row("web-memory", "web process: resident memory", "MB", round(memory), 120, at_least=False),
-        Row(
-            "health",
-            "`/health` under full load, p99",
-            "ms",
-            round(part(times, 99) * 1000, 1),
-            50,
-            at_least=False,
-            note=f"Beside 16 streams of llama.cpp, asked 50 times a second: p50 {part(times, 50) * 1000:.1f} ms.",
-        ),
+        *(_health(name, beside, times[kind]) for name, kind, beside in HEALTHS),
     ]
 
 
+def _health(name: str, beside: str, times: list[float]) -> Row:
+    p50, p99 = (round(part(times, percent) * 1000, 1) for percent in (50, 99))
+    note = f"Asked 50 times a second: p50 {p50} ms."
+    return Row(name, f"`/health` {beside}, p99", "ms", p99, 50, at_least=False, note=note)
+
+
 @contextmanager
-def _load(stack: Stack) -> Iterator[None]:
+def _load(ask: Ask) -> Iterator[None]:
     """Streams, all the while."""
     over = False
 
     def go_on() -> None:
         while not over:
-            run(Ask(stack.url, 16, 256, model="smollm2"))
+            run(ask)
 
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(go_on)

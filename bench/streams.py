@@ -18,6 +18,8 @@ import msgspec
 
 #: Bytes that are read at once.
 PIECE = 1 << 16
+#: Seconds for all of it, as streams of a worker that hangs go on for ever.
+LIMIT = 600
 
 
 class Ask(msgspec.Struct):
@@ -153,8 +155,16 @@ def _late(ask: Ask, texts: list[tuple[float, str]]) -> list[float]:
 def run(ask: Ask) -> Told:
     """The same, in a process of its own."""
     command = [sys.executable, "-m", "bench.streams"]
-    done = subprocess.run(command, input=msgspec.json.encode(ask), capture_output=True, check=True)
+    done = subprocess.run(command, input=msgspec.json.encode(ask), capture_output=True, check=True, timeout=LIMIT)
     return msgspec.json.decode(done.stdout, type=Told)
+
+
+def whole(ask: Ask) -> Told:
+    """The same. Raises RuntimeError where a stream was not complete."""
+    told = run(ask)
+    if told.complete != ask.streams:
+        raise RuntimeError(f"{told.complete} of {ask.streams} streams were complete")
+    return told
 
 
 if __name__ == "__main__":
