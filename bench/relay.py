@@ -13,7 +13,7 @@ SIDE = ("web", "cpu.0", "broker")
 #: Tokens a second of each of 32 streams, as an engine on two cores makes them; and of a reader's stream.
 PACE, READER = 12.0, 20.0
 #: Seconds over which a stack at rest is looked at.
-REST = 5.0
+REST = 10.0
 
 
 def relay(quick: bool) -> list[Row]:
