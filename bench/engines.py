@@ -211,11 +211,11 @@ def _costs(stack: Stack, process: "subprocess.Popen[bytes]", ours: Side, other: 
 
     def mine() -> float:
         cost = Cost(stack)
-        return cost.per(ours.go(32, 64, 7 + turn).tokens, "web", "broker", "cpu.0", "engine")
+        return cost.per(ours.go(32, 64, 700 + turn).tokens, "web", "broker", "cpu.0", "engine")
 
     def its() -> float:
         before = sum(frontend.cpu_times()[:2])
-        tokens = other.go(32, 64, 7 + turn).tokens
+        tokens = other.go(32, 64, 700 + turn).tokens
         return float(sum(frontend.cpu_times()[:2]) - before) / tokens * 1e6
 
     found = {side: side() for side in turns((mine, its), turn)}
