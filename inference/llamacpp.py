@@ -22,6 +22,7 @@ import structlog
 from inference import schema
 from inference.errors import EngineDiedError, LoadError, RefusedError
 from inference.llamaserver import (
+    TIMEOUT,
     Plan,
     free_memory,
     import_llama,
@@ -99,7 +100,8 @@ class LlamaCppEngine:
         on_progress(0.0)
         library = import_llama()
         self._plan: Plan = plan(spec, free_memory(spec, library))
-        self._server, self._loopback = load_server(spec, self._plan, library)
+        self._stuck = False
+        self._server, self._loopback = load_server(spec, self._plan, library, self._give_up)
         self._lock = threading.Lock()
         self._answers: dict[str, _Answer] = {}
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots, self._plan.total)
@@ -140,17 +142,26 @@ class LlamaCppEngine:
                 self._forget(answer)
 
     def steps(self) -> Iterator[list[Chunk]]:
-        """All chunks that there are, whenever there are any."""
-        while (chunk := self._out.get()) is not None:
+        """All chunks that there are, whenever there are any. Raises EngineDiedError when llama.cpp is stuck."""
+        chunk = self._out.get()
+        while chunk is not None:
             step = [chunk]
             if len(self._answers) > 1:
                 time.sleep(LINGER)
-            while not self._out.empty():
-                if (chunk := self._out.get()) is None:
-                    yield step
-                    return
+            while not self._out.empty() and (chunk := self._out.get()) is not None:
                 step.append(chunk)
             yield step
+            if chunk is not None:
+                chunk = self._out.get()
+        if self._stuck:
+            raise EngineDiedError(
+                f"The model's chat template was not done with some messages after {TIMEOUT:g} s, and only the end of "
+                "the process ends it. Use another build of the model."
+            )
+
+    def _give_up(self) -> None:
+        self._stuck = True
+        self._out.put(None)
 
     def close(self) -> None:
         """End all requests, then llama.cpp."""

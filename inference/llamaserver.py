@@ -5,6 +5,8 @@ import http.client
 import json
 import re
 import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,12 @@ LEAST = 2048
 #: Where the build for NVIDIA's GPUs is had (the wheel on PyPI serves the CPU alone).
 CUDA_BUILD = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp/whl/cu128"
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
-#: How long the loopback server may take to render a prompt, in seconds.
-TIMEOUT = 60
+#: How long a request's prompt may take to be rendered, in seconds.
+RENDER_SECONDS = 5.0
+#: How long the loopback server may take for anything, in seconds. What is slower than that never ends.
+TIMEOUT = 60.0
+#: How many prompts may be rendered at once: so many may be slow before nobody else's is rendered.
+RENDERERS = 2
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -118,8 +124,8 @@ def note_on_gpu(spec: Spec, library: Any) -> str:
     return f"llama.cpp runs on the CPU: its package here is built without CUDA. For the GPU: {CUDA_BUILD}"
 
 
-def load_server(spec: Spec, sizes: Plan, library: Any) -> "tuple[Any, Loopback]":
-    """Load the model. Raises LoadError."""
+def load_server(spec: Spec, sizes: Plan, library: Any, on_stuck: Callable[[], None]) -> "tuple[Any, Loopback]":
+    """Load the model; `on_stuck` is called where its template turns out to loop. Raises LoadError."""
     key = secrets.token_hex(16)
     try:
         server = library.Server(_params(library, spec, sizes, key))
@@ -129,7 +135,7 @@ def load_server(spec: Spec, sizes: Plan, library: Any) -> "tuple[Any, Loopback]"
             f"llama.cpp cannot load {spec.path} ({error}). Either the file is damaged (pull it again), or this version "
             "does not know the model, or memory is short; the worker's log has llama.cpp's own words.",
         ) from None
-    return server, Loopback(server.listening_address, key)
+    return server, Loopback(server.listening_address, key, on_stuck)
 
 
 def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
@@ -164,13 +170,15 @@ def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
 class Loopback:
     """llama.cpp's own HTTP server inside this process, for what has no callback."""
 
-    def __init__(self, address: str, key: str) -> None:
+    def __init__(self, address: str, key: str, on_stuck: Callable[[], None]) -> None:
         self._where = urlsplit(address).netloc
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._tools: bool | None = None
+        self._renderers = ThreadPoolExecutor(RENDERERS, "render")
+        self._on_stuck = on_stuck
 
     def render(self, request: Request) -> str:
-        """The prompt, by the model's own template. Raises RefusedError when the template does."""
+        """The prompt, by the model's own template. Raises RefusedError when the template does, or takes too long."""
         knows = self._knows_tools()
         body: dict[str, Any] = {"messages": turns(request.messages if knows else told(request.messages, request.tools))}
         for call in (call for turn in body["messages"] for call in turn.get("tool_calls", ())):
@@ -179,7 +187,22 @@ class Loopback:
             body["tools"] = json.loads(request.tools)
         if request.think is not None:
             body["chat_template_kwargs"] = {"enable_thinking": request.think}
-        return str(self._post("/apply-template", body)["prompt"])
+        rendering = self._renderers.submit(self._rendered, body)
+        try:
+            return rendering.result(RENDER_SECONDS)
+        except TimeoutError:
+            rendering.cancel()
+            raise RefusedError(
+                Failure.INVALID_REQUEST,
+                f"The model's chat template takes more than {RENDER_SECONDS:g} s for these messages. Send fewer.",
+            ) from None
+
+    def _rendered(self, body: dict[str, Any]) -> str:
+        try:
+            return str(self._post("/apply-template", body)["prompt"])
+        except TimeoutError:
+            self._on_stuck()
+            raise
 
     def _knows_tools(self) -> bool:
         """Whether the template has a place for tools. Where it has none, llama.cpp would make up a form of its own."""

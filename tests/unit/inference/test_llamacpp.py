@@ -142,6 +142,34 @@ def test_who_streams_and_who_comes_next_do_not_wait_for_a_schema_that_is_checked
     assert listener.text("formed") in ("true", "false")
 
 
+def test_a_template_that_does_not_end_costs_its_request_seconds_and_then_the_engine(
+    starter_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = llamaserver._params
+
+    def slow(*given: Any) -> Any:
+        params = set_up(*given)
+        # It does end, some seconds later: here nothing ends the process for its sake.
+        params.chat_template = (
+            "{% if 'loop' in messages[0].content %}{% for a in range(60) %}{% for b in range(500) %}{% endfor %}"
+            "{% endfor %}{% endif %}{{ messages[0].content }}"
+        )
+        return params
+
+    monkeypatch.setattr(llamaserver, "_params", slow)
+    listener = Listener(load(starter_gguf)).__enter__()
+    listener.ask(make_request("first", max_tokens=1))
+    monkeypatch.setattr(llamaserver, "RENDER_SECONDS", 0.2)
+    monkeypatch.setattr(llamaserver, "TIMEOUT", 0.4)
+    error = listener.ask(make_request("a", messages=(Message("user", "loop"),)))[-1].error
+    assert error is not None
+    assert (error.code, "takes more than" in error.message) == ("invalid_request", True)
+    listener.engine.submit(make_request("b", max_tokens=2, ignore_eos=True))
+    listener.wait(lambda: listener.died)
+    assert "template" in str(listener.died)
+    listener.__exit__()
+
+
 def told(listener: Listener, name: str, **kwargs: Any) -> list[Any]:
     request = make_request(name, max_tokens=12)
     sampling = msgspec.structs.replace(request.sampling, **kwargs)
