@@ -34,7 +34,7 @@ MEASURES: dict[str, Measure] = {
     "pull": arrivals.pull,
 }
 #: What the quick form measures where no rows are named: as much as five minutes hold on two idle cores.
-QUICK = ("vllm", "relay", "thousand", "submit", "batch", "queue")
+QUICK = ("vllm", "relay", "submit", "batch", "queue")
 
 
 def main() -> None:
