@@ -1,6 +1,7 @@
 """The runner: takes a job from its claim to its end. One thread a job, which sleeps while the pump works."""
 
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 #: How long the jobs beside one that must run alone may take to end by themselves, in seconds.
 DRAIN = 5.0
+#: How long those of them may take that were handed back, and how long until it tries again where one was in its way.
+LEAVE, AGAIN = 10.0, 30.0
 WORKER_LOST = Failure(
     "worker_lost",
     "The worker was lost, and so was what it takes to go on with the answer that it had begun. Send the request again.",
@@ -46,6 +49,7 @@ class Runner:
         self._asked: dict[str, State] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._crowded_until = 0.0
         #: How many messages were taken up; the watchdog sees it stand still.
         self.claims = 0
         #: Called when a job's first event was sent, and when a job begins or ceases to be alone here.
@@ -80,28 +84,47 @@ class Runner:
 
     def _run_alone(self, job_id: str) -> None:
         """A job under which workers died twice runs where its death hits no other."""
+        if time.monotonic() < self._crowded_until:
+            self._kernel.store.unrelease(
+                [job_id]
+            )  # for the sweep, or another holder; sent at once, it came back at once
+            return
         if not self.gate.close():
             self._pass_on(job_id)
             return
         try:
             log.warning("alone", job=job_id)
             self.on_change()
-            self._make_way()
-            self._attempt(job_id, alone=True)
+            alone = self._make_way()
+            if alone:
+                self._attempt(job_id, alone=True)
         finally:
             self.gate.open()
             self.on_change()
             for bay in self._garage.bays():
                 self._kernel.dispatcher.release(bay.model)
+        if not alone:
+            log.warning("not_alone", job=job_id)
+            self._crowded_until = time.monotonic() + AGAIN
+            self._kernel.store.unrelease([job_id])
 
-    def _make_way(self) -> None:
-        """Lets the others end; those that take long go back into the queue, if another attempt can go on with them."""
+    def _make_way(self) -> bool:
+        """Lets the others end; those that take long go back into the queue. False: one of them cannot be moved."""
         if self.gate.wait_empty(DRAIN):
-            return
-        for run in self._running():
-            if (bay := self._garage.find(run.job.model)) is None or bay.can_continue(run.job):
-                run.stop(End(Way.HANDED_BACK))
-        self.gate.wait_empty()
+            return True
+        running = self._running()
+        if not all(map(self._is_movable, running)):
+            return False
+        for run in running:
+            with run.lock:
+                if self._is_movable(run):  # still: its first token may have come meanwhile
+                    run.finish(End(Way.HANDED_BACK))
+        return self.gate.wait_empty(LEAVE)
+
+    def _is_movable(self, run: Run) -> bool:
+        """Whether another attempt can go on with it, or begin anew where nobody saw anything."""
+        bay = self._garage.find(run.job.model)
+        return not run.tokens or bay is None or bay.can_continue(run.job)
 
     def _pass_on(self, job_id: str) -> None:
         """Leaves a job to the other holders of its model, or to a later moment."""

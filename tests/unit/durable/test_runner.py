@@ -433,6 +433,53 @@ def test_a_job_with_two_losses_runs_alone_and_the_others_lose_nothing(
     assert said(desk.whole_stream(beside)) == words(120)
 
 
+def test_a_job_that_must_run_alone_moves_a_neighbour_of_which_nobody_saw_anything(
+    desk: Desk, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "DRAIN", 0.2)
+    worker = make_worker(engine="vllm")
+    late = desk.submit(5, pace=0.01, sampling={"presence_penalty": 0.5})
+    suspect = desk.submit(5, losses=MAX_LOSSES)
+    worker.take(late)
+    eventually(lambda: worker.runner._running())
+    worker.take(suspect)
+
+    assert desk.ended(suspect).job.status == State.SUCCEEDED
+    assert (desk.job(late).status, desk.job(late).losses) == (State.QUEUED, 0)
+
+
+def test_a_job_that_must_run_alone_waits_for_a_neighbour_that_cannot_be_moved_and_stops_nobody(
+    desk: Desk, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "DRAIN", 0.2)
+    worker = make_worker(engine="vllm")
+    fixed = desk.submit(500, pace=10, sampling={"presence_penalty": 0.5})
+    beside, later = desk.submit(500, pace=10), desk.submit(3)
+    suspect = desk.submit(5, losses=MAX_LOSSES)
+    for job_id in (fixed, beside):
+        worker.take(job_id)
+        worker.run(job_id)
+    worker.take(suspect).join(30)
+    job = desk.job(suspect)
+    assert (job.status, job.attempt, job.released_at) == (State.QUEUED, 0, None)
+
+    worker.take(later)
+    assert desk.ended(later).job.status == State.SUCCEEDED
+    assert {desk.job(job_id).status for job_id in (fixed, beside)} == {State.RUNNING}
+
+    changed: list[None] = []
+    worker.runner.on_change = lambda: changed.append(None)
+    worker.take(suspect).join(30)  # soon after, it does not even try
+    assert (desk.job(suspect).released_at, changed) == (None, [])
+
+    worker.runner.ask_end(fixed, State.CANCELLED)
+    desk.ended(fixed)
+    monkeypatch.setattr(worker.runner, "_crowded_until", 0.0)
+    worker.take(suspect)
+    assert desk.ended(suspect).job.status == State.SUCCEEDED
+    assert desk.job(beside).losses == 0
+
+
 @pytest.mark.parametrize("whose", ["worker", "engine"])
 def test_a_death_while_alone_makes_a_job_poisoned(desk: Desk, kernel: Kernel, worker: Worker, whose: str) -> None:
     job_id = desk.submit(60, pace=40, losses=MAX_LOSSES)
