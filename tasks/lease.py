@@ -68,8 +68,11 @@ class Lease:
             self._soon.wait(self._kernel.settings.renew_seconds)
             self._soon.clear()
             began = time.monotonic()
-            if not self._stopped.is_set() and self._renew():
-                self._renewed = began
+            if not self._stopped.is_set():
+                if self._renew():
+                    self._renewed = began
+                else:
+                    self._soon.set()  # it may have taken most of the lease to fail: the next try has the rest of it
             self._stopped.wait(SOON)
 
     def _guard(self) -> None:

@@ -35,7 +35,10 @@ STUCK = 3.0
 #: Seconds that a call waits for its thread at most.
 PATIENCE = 10.0
 #: The calls that only ask. Whatever is not here may write.
-_ASKING = "accepted all counts download_name find known lines models nodes of_models own path resolve rows strays"
+_ASKING = (
+    "accepted all counts download_name expires_at find group_of groups known lines models nodes note of_models own path "
+    "resolve rows strays"
+)
 READS = {name for name in vars(Reads) if not name.startswith("_")} | set(_ASKING.split())
 
 #: Which threads of the operating system are the pool's own: what they call further is where it may block already.

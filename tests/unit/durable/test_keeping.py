@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -242,6 +243,20 @@ def test_a_lease_that_cannot_be_renewed_ends_the_process(
         lease._guard()
 
     assert exit.status == LOST
+
+
+def test_a_renewal_that_failed_is_tried_again_at_once(kernel: Kernel) -> None:
+    lease = a_lease(kernel)
+    lease._renew = Mock(side_effect=[False, True])  # type: ignore[method-assign]
+    before = lease._renewed
+    lease.wake()
+    keeping = threading.Thread(target=lease._keep)
+    keeping.start()
+    try:
+        eventually(lambda: lease._renewed > before, kernel.settings.renew_seconds / 2)
+    finally:
+        lease.stop()
+        keeping.join()
 
 
 def test_a_life_that_was_declared_dead_ends_its_process(kernel: Kernel, exit: Exit) -> None:
