@@ -36,8 +36,8 @@ STUCK = 3.0
 PATIENCE = 10.0
 #: The calls that only ask. Whatever is not here may write.
 _ASKING = (
-    "accepted all counts download_name expires_at find group_of groups known lines models nodes note of_models own path "
-    "resolve rows strays"
+    "accepted all counts download_name expires_at find group_of groups known lines models nodes note of_models own "
+    "path resolve rows strays"
 )
 READS = {name for name in vars(Reads) if not name.startswith("_")} | set(_ASKING.split())
 

@@ -17,7 +17,6 @@ from app.sessions import Sessions
 from app.store import Store
 from app.web.offload import READS
 
-
 KINDS = [Store, Batches, Files, Aliases, Sessions, Catalog, ApiKeys, Drains]
 
 
