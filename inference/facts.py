@@ -54,7 +54,10 @@ def main() -> int:
     try:
         return _say(read(Path(sys.argv[1])), 0)
     except FactsError as error:
-        return _say({"error": error.code, "message": error.message}, 1)
+        code, message = error.code, error.message
+    except Exception as error:  # noqa: BLE001 - a model that is odd enough to break this is a bad one
+        code, message = "bad_model", f"'{Path(sys.argv[1]).name}' is no whole model: {type(error).__name__}."
+    return _say({"error": code, "message": message.encode(errors="replace").decode()}, 1)
 
 
 def _limit() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from celery.signals import worker_ready
 
-from app.errors import TokenyardError, UnavailableError
+from app.errors import UnavailableError
 from app.jobs import SCAN_TASK
 from app.kernel import Kernel
 from app.scan import Report, Scan
@@ -49,7 +49,7 @@ class Scanner:
         self._tell(Report("running", began))
         try:
             report = Scan(kernel.settings, kernel.catalog, kernel.store).run(unhide=unhide)
-        except (TokenyardError, OSError) as error:
+        except Exception as error:
             log.exception("scan_failed", reason=str(error))
             report = Report("failed", began, time.time())
         self._tell(report)

@@ -8,7 +8,7 @@ import ssl
 import urllib.request
 from urllib.parse import urljoin, urlsplit
 
-import httpx
+import httpx2
 import urllib3
 from huggingface_hub import get_token
 from huggingface_hub.utils._headers import build_hf_headers
@@ -38,7 +38,7 @@ class Hub:
         self._headers = build_hf_headers(token=get_token(), library_name="tokenyard")
         if own := credentials():
             self._headers |= urllib3.make_headers(basic_auth=":".join(own))
-        self._context = httpx.create_ssl_context()
+        self._context = httpx2.create_ssl_context()
         self._pools: dict[str, urllib3.PoolManager] = {}
 
     def open(self, url: str, start: int, size: int) -> BaseHTTPResponse:

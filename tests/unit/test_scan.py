@@ -85,6 +85,17 @@ def test_models_of_every_tool_are_listed_with_their_facts(
     assert [alias.name for alias in Aliases(database).all()] == ["llama3.2"]
 
 
+def test_a_model_whose_facts_cannot_even_be_told_is_left_out(scan: Run, settings: Settings, catalog: Catalog) -> None:
+    snapshot(settings, "o/odd", LLAMA | {"model_type": "\ud800"})
+    snapshot(settings, "o/n")
+
+    report = scan()
+
+    assert (report.state, len(report.skipped)) == ("done", 1)
+    assert "is no whole model" in str(report.skipped[0])
+    assert [model.name for model in catalog.models()] == ["o/n"]
+
+
 def test_a_second_scan_reads_only_what_changed(scan: Run, settings: Settings, catalog: Catalog, store: Store) -> None:
     place = snapshot(settings, "o/n")
     snapshot(settings, "o/m")
