@@ -189,5 +189,7 @@ def told_by_row(detail: Detail, after: int) -> Iterator[Token | Ended]:
         transcript = Log.decode(result.log)
         yield from transcript.tokens(result.text, after)
         last, reason = len(transcript.ends), result.done_reason
+        if last < job.last_seq:  # events that followers may have were lost with the worker: no number comes again
+            last = max(after, job.last_seq)
         usage = usage_of(result)
     yield Ended(last + 1, job.status, reason, usage, job.error_code or "", job.error_message or "")

@@ -79,6 +79,17 @@ def test_after_the_end_the_same_is_told_with_and_without_the_stream(
     assert events(site, job.id, after) == [*expected, Ended(4, State.SUCCEEDED, "stop", USAGE)]
 
 
+@pytest.mark.parametrize(("after", "end"), [(0, 14), (5, 14), (14, 15)])
+def test_the_end_of_an_answer_that_was_lost_has_a_number_behind_those_that_were_seen(
+    site: Site, worker: Worker, after: int, end: int
+) -> None:
+    job = submitted(site.kernel)
+    attempt = worker.claim(job.id)
+    site.kernel.lives.renew(worker.life, {job.id: 13})
+    worker.commit(job.id, attempt, [])  # 13 tokens were renewed, a 14th was seen, and all of them are lost
+    assert [event.seq for event in events(site, job.id, after)] == [end]
+
+
 def test_a_missed_message_is_fetched(site: Site, worker: Worker) -> None:
     job = submitted(site.kernel)
     attempt = worker.claim(job.id)
