@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     observed.register(app, audit=kernel.settings.audit_log)
     door.register(app, kernel.settings)
     access.register(app, kernel)
-    bodies.register(app)
+    bodies.register(app, kernel.settings)
     errors.register(app)
     models = (pulls.pulls, model_routes.models, stock.stock, aliases.aliases, tokens.tokens)
     nouns = (sessions.sessions, workers.workers, nodes.nodes, queues.queues, metrics.metrics, login.login)

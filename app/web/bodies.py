@@ -8,18 +8,22 @@ whole numbers, and lists and objects are bounded.
 import json
 import re
 from collections import Counter
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, cast
 
 import msgspec
-from flask import Flask, request
+from flask import Flask, Request, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from app.errors import InvalidRequestError
+from app.settings import Settings
 from app.web.offload import offload_one
 
 MAX_BODY = 2 * 1024 * 1024
 MAX_FILE = 200 * 1024 * 1024
+#: So much of a file lies in memory while it arrives; beyond, it goes to the disk.
+SPOOLED = 512 * 1024
 MAX_JOBS = 32 * 1024 * 1024
 #: A form's parts: OpenAI's clients send two to four.
 MAX_PARTS = 16
@@ -128,8 +132,18 @@ _plain = json.JSONDecoder(object_pairs_hook=_once)
 _bounded = json.JSONDecoder(object_pairs_hook=_once, parse_int=_within)
 
 
-def register(app: Flask) -> None:
+def register(app: Flask, settings: Settings) -> None:
     """Holds the bodies of all requests to their form, once it is known who sends them."""
+    folder = settings.data_dir / "uploads"
+
+    class Received(Request):
+        def _get_file_stream(self, *_: Any, **__: Any) -> IO[bytes]:
+            # Where the system keeps temporary files may be memory; in containers it is. None of these has a name, so
+            # nothing is left of one whose process dies.
+            folder.mkdir(parents=True, exist_ok=True)
+            return cast(IO[bytes], SpooledTemporaryFile(SPOOLED, dir=str(folder)))
+
+    app.request_class = Received
     app.json = Provider(app)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["MAX_FORM_PARTS"] = MAX_PARTS

@@ -1,5 +1,6 @@
 """Errors on the wire: each code's HTTP status, and the one shape of the native API."""
 
+import errno
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -270,6 +271,13 @@ def register(app: Flask) -> None:
 
     for broken in (InvalidChunkSize, InvalidChunkExtension, ChunkMissingTerminator, NoMoreData):
         app.register_error_handler(broken, _broken)
+
+    @app.errorhandler(OSError)
+    def _unwritten(error: OSError) -> Response:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _unknown(error)
+        log.error("disk_full", request_id=request_id())
+        return respond("disk_full", "The server's disk is full. Delete files or models, or give it more room.")
 
     @app.errorhandler(Exception)
     def _unknown(error: Exception) -> Response:

@@ -1,12 +1,15 @@
 """Batches where something goes wrong: too many lines, a cancel while they are read, a database that fails."""
 
+import errno
 import io
 import json
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from werkzeug.datastructures import FileStorage
 
 from app.apikeys import Identity
 from app.batches import Batches, Stage
@@ -64,6 +67,45 @@ def test_each_line_takes_its_room_in_the_queue(
         assert create(client, file_id).status_code == 429
     assert (site.kernel.batches.page(), site.kernel.store.page()) == ([], [])
     assert create(client, upload(client, 2)).get_json()["request_counts"]["total"] == 2
+
+
+def test_a_file_arrives_in_the_data_s_folder_and_leaves_nothing_beside_it(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "SPOOLED", 100)
+    made, make = [], tempfile.TemporaryFile
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        made.append(kwargs["dir"])
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watched)
+    data = {"purpose": "batch", "file": (io.BytesIO(b"x" * 1000), "a.jsonl")}
+    assert client.post("/v1/files", data=data).status_code == 200
+    uploads = kernel.settings.data_dir / "uploads"
+    assert made == [str(uploads)]
+    assert list(uploads.iterdir()) == []
+
+
+@pytest.mark.parametrize("at", ["arrives", "is kept"])
+def test_a_file_for_which_the_disk_has_no_room_is_told_so_and_takes_none(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if at == "arrives":
+            patch.setattr(bodies, "SpooledTemporaryFile", full)
+        else:
+            patch.setattr(FileStorage, "save", full)
+        data = {"purpose": "batch", "file": (io.BytesIO(b"x" * 1000), "a.jsonl")}
+        told = client.post("/v1/files", data=data)
+    assert told.status_code == 507
+    assert told.get_json()["error"]["code"] == "disk_full"
+    assert client.get("/v1/files").get_json()["data"] == []
+    assert list((kernel.settings.data_dir / "files").glob("*")) == []
+    assert upload(client, 1)
 
 
 def test_no_line_comes_behind_a_cancel(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
