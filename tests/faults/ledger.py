@@ -1,6 +1,7 @@
 """The checker: knows every job that a test had accepted and every client that followed one, and holds the promises.
 
-The promises, G1 to G9, are in docs/guarantees.md. What is checked here holds after each fault, whatever the fault was.
+The promises, G1 to G9, are in docs/guarantees.md. What is checked here holds after each fault, whatever the fault was;
+G6 speaks of a worker's death alone, and is judged where one dies (test_pauses.py, test_nodes.py).
 """
 
 import time

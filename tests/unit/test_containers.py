@@ -16,6 +16,8 @@ from app.settings import Settings
 from tests.stack import ROOT
 
 SECRETS = {"API_KEY": "one", "BROKER_PASSWORD": "two"}
+#: What the file of several machines wants to know besides.
+MORE = {"POSTGRES_PASSWORD": "three", "GRAFANA_PASSWORD": "four", "NODE": "here", "STORES": "10.0.0.1"}
 
 
 def services() -> dict[str, dict[str, Any]]:
@@ -128,8 +130,30 @@ def test_no_container_may_more_than_it_needs(file: str) -> None:
 
 def test_what_prometheus_reads_is_where_its_container_puts_it() -> None:
     parts = yaml.safe_load((ROOT / "deploy/split/compose.yml").read_text())["services"]
-    told = yaml.safe_load((ROOT / "deploy/split/prometheus.yml").read_text())["scrape_configs"][0]["authorization"]
-    assert f"> {told['credentials_file']} " in parts["prometheus"]["entrypoint"][-1]
+    told = yaml.safe_load((ROOT / "deploy/split/prometheus.yml").read_text())["scrape_configs"][0]
+    assert f"> {told['authorization']['credentials_file']} " in parts["prometheus"]["entrypoint"][-1]
+    [targets] = told["file_sd_configs"][0]["files"]
+    assert f'"$$WEB" > {targets}\n' in parts["prometheus"]["entrypoint"][-1]
+
+
+def test_prometheus_asks_whom_it_reaches_by_a_name_that_is_let_in() -> None:
+    parts = yaml.safe_load((ROOT / "deploy/split/compose.yml").read_text())["services"]
+    name, port = parts["prometheus"]["environment"]["WEB"].removeprefix("${WEB:-").removesuffix("}").split(":")
+    assert parts[name]["ports"][0].endswith(f":{port}")
+    assert f"listen {port};" in (ROOT / "deploy/nginx.conf").read_text()
+    assert parts["web"]["environment"]["ALLOWED_HOSTS"].split(",")[0] == name
+
+
+def test_the_stores_of_several_machines_answer_before_their_tables_are_made() -> None:
+    text = (ROOT / "deploy/split/compose.yml").read_text()
+    parts = yaml.safe_load(text)["services"]
+    order = re.findall(r"^#.*docker compose (up|run) (.+)$", text, re.MULTILINE)
+    assert [verb for verb, _ in order] == ["up", "run", "up"]
+    assert "--wait" in order[0][1]
+    first = {name for name in parts if name in order[0][1].split()}
+    assert first == {name for name, part in parts.items() if "stores" in part["profiles"]}
+    assert all("healthcheck" in parts[name] for name in first)
+    assert parts[order[1][1].split()[-1]]["command"] == "tokenyard migrate"
 
 
 def compose() -> list[str] | None:
@@ -141,12 +165,21 @@ def compose() -> list[str] | None:
 
 
 @pytest.mark.skipif(compose() is None, reason="no docker compose on this machine")
-@pytest.mark.parametrize("hardware", ["cpu", "gpu"])
-def test_compose_takes_the_file_and_wants_the_secrets(hardware: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "profiles"),
+    [
+        ("docker-compose.yml", "cpu"),
+        ("docker-compose.yml", "gpu"),
+        ("deploy/split/compose.yml", "stores"),
+        ("deploy/split/compose.yml", "web,watch"),
+        ("deploy/split/compose.yml", "worker-gpu"),
+    ],
+)
+def test_compose_takes_the_file_and_wants_the_secrets(file: str, profiles: str) -> None:
     client = compose() or []
-    env = {**os.environ, "COMPOSE_PROFILES": hardware}
-    check = [*client, "-f", str(ROOT / "docker-compose.yml"), "config", "-q"]
-    assert subprocess.run(check, env=env | SECRETS, capture_output=True, text=True).stderr == ""
+    env = {**os.environ, "COMPOSE_PROFILES": profiles}
+    check = [*client, "-f", str(ROOT / file), "config", "-q"]
+    assert subprocess.run(check, env=env | SECRETS | MORE, capture_output=True, text=True).stderr == ""
     refused = subprocess.run(check, env=env, capture_output=True, text=True)
     assert refused.returncode != 0
     assert "to a long random string" in refused.stderr
