@@ -1,11 +1,14 @@
 """What a database bears: whole lives of jobs a second, by so many processes at once, with so many in the queue.
 
-.venv/bin/python -m bench.database sqlite:////tmp/jobs.db postgresql://user@host/empty_database --queued 100000
+.venv/bin/python -m bench.database --queued 100000
+.venv/bin/python -m bench.database postgresql://user@host/empty_database
 """
 
 import argparse
+import contextlib
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +21,7 @@ from app.lives import Lives
 from app.models import Job, Result
 from app.store import Outcome, Store
 from app.tables import Base
+from tests import postgres
 
 TEXT = "word " * 64
 
@@ -33,11 +37,14 @@ def a_job(model: str) -> Job:
 
 
 def live(url: str, number: int, seconds: float) -> dict[str, list[float]]:
-    """One process: submits, claims and finishes jobs of a model of its own; milliseconds of each step."""
+    """One process: submits, claims and finishes jobs of a model of its own.
+
+    Milliseconds of each step, and of the processor's time for a job in this process.
+    """
     database = Database(url)
     store = Store(database, Clock())
     life, _ = Lives(database, store).begin(f"bench.{number}@{new_id()}", "bench", 1, 0.0)
-    took: dict[str, list[float]] = {"submit": [], "claim": [], "finish": []}
+    took: dict[str, list[float]] = {"submit": [], "claim": [], "finish": [], "cpu": []}
 
     def timed(step: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         began = time.perf_counter()
@@ -46,6 +53,7 @@ def live(url: str, number: int, seconds: float) -> dict[str, list[float]]:
 
     until = time.monotonic() + seconds
     while time.monotonic() < until:
+        worked = time.process_time()
         job = a_job(f"m{number}")
         result = Result(
             job_id=job.id, done_reason="stop", prompt_tokens=64, completion_tokens=64, total_ns=1, load_ns=0,
@@ -54,6 +62,7 @@ def live(url: str, number: int, seconds: float) -> dict[str, list[float]]:
         timed("submit", store.submit, job, slots=64)
         timed("claim", store.claim, job.id, life, "bench")
         timed("finish", store.finish, Outcome(job.id, 1, State.SUCCEEDED), result)
+        took["cpu"].append((time.process_time() - worked) * 1e3)
     database.close()
     return took
 
@@ -79,18 +88,30 @@ def measure(url: str, processes: int, queued: int, seconds: float) -> dict[str, 
     }
 
 
+def new(stack: contextlib.ExitStack, told: dict[str, str]) -> list[str]:
+    """The URLs of databases that are gone with the stack; PostgreSQL, where it is installed, waits for its disk."""
+    urls = [f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/jobs.db"]
+    if postgres.programs():
+        urls.insert(0, postgres.create(stack.enter_context(postgres.server(told=told)), "bench"))
+    return urls
+
+
 def main() -> None:
     """Prints a line of JSON for each database and number of processes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("urls", nargs="+")
+    parser.add_argument(
+        "urls", nargs="*", help="of empty databases; else of a new PostgreSQL and a new SQLite, on this disk"
+    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="what that new PostgreSQL is told")
     parser.add_argument("--queued", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 4, 16])
     given = parser.parse_args()
-    for url in given.urls:
-        for processes in given.processes:
-            queued = given.queued if processes == given.processes[0] else 0
-            print(json.dumps(measure(url, processes, queued, given.seconds)), flush=True)
+    with contextlib.ExitStack() as stack:
+        for url in given.urls or new(stack, dict(word.split("=", 1) for word in given.set)):
+            for processes in given.processes:
+                queued = given.queued if processes == given.processes[0] else 0
+                print(json.dumps(measure(url, processes, queued, given.seconds)), flush=True)
 
 
 if __name__ == "__main__":

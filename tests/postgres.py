@@ -5,7 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def user() -> str | None:
 
 
 @contextmanager
-def server(address: str = "127.0.0.1") -> Iterator[str]:
-    """Its URL without a database's name. Skips the test where it is not installed."""
+def server(address: str = "127.0.0.1", told: Mapping[str, str] = SPEED) -> Iterator[str]:
+    """Its URL without a database's name. Skips the test where it is not installed. `told`: settings of the server's."""
     bin_dir = programs()
     if bin_dir is None:
         pytest.skip("PostgreSQL's server is not installed here (Debian: apt-get install postgresql)")
@@ -47,7 +47,7 @@ def server(address: str = "127.0.0.1") -> Iterator[str]:
     subprocess.run(
         [bin_dir / "initdb", *setup, folder / "data"], user=owner, cwd=folder, check=True, capture_output=True
     )
-    settings = SPEED | {"listen_addresses": address, "port": str(port), "unix_socket_directories": str(folder)}
+    settings = {**told, "listen_addresses": address, "port": str(port), "unix_socket_directories": str(folder)}
     with (folder / "log").open("wb") as out:
         process = subprocess.Popen(
             [bin_dir / "postgres", "-D", folder / "data", *(f"--{name}={value}" for name, value in settings.items())],

@@ -107,10 +107,11 @@ def test_a_job_costs_the_worker_few_calls(desk: Desk, worker: Worker) -> None:
     assert min(calls(lambda job=job: worker.runner.run(job)) for job in jobs[1:]) <= MOST_CALLS_OF_A_JOB  # type: ignore[misc]
 
 
-def test_a_job_is_two_commits_of_the_worker(desk: Desk, worker: Worker) -> None:
+def test_a_job_is_two_commits_of_the_worker_and_one_to_release_the_next(desk: Desk, worker: Worker) -> None:
     """Its claim, and its end with the result."""
-    job = desk.submit()
-    assert commits(desk.kernel.database, lambda: worker.runner.run(job)) == 2
+    first, last = desk.submit(), desk.submit()
+    assert commits(desk.kernel.database, lambda: worker.runner.run(first)) == 3
+    assert commits(desk.kernel.database, lambda: worker.runner.run(last)) == 2
 
 
 def test_a_message_costs_few_calls(desk: Desk) -> None:
