@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 from celery import Celery
@@ -41,18 +41,25 @@ class Dispatcher:
         self._celery = celery
 
     def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None, most: int | None = None) -> Job:
-        """Accepts a job. Once its row is committed this succeeds, also when the broker is gone.
+        """As `submit_all`, one job."""
+        return self.submit_all([(job, key)], pull, most)[0]
 
-        Returns the job, or the one that was accepted under the same key before. `most`: as the store has it.
+    def submit_all(
+        self, jobs: Sequence[tuple[Job, Key | None]], pull: Pull | None = None, most: int | None = None
+    ) -> list[Job]:
+        """Accepts a model's jobs, all or none. Once their rows are committed this succeeds, also without a broker.
+
+        Returns them, or those that were accepted under the same keys before. `most`: as the store has it.
         Raises ModelCooldownError, QueueFullError and IdempotencyConflictError before that.
         """
+        model = jobs[0][0].model
         if pull is None:
-            self._check(job.model)
-        accepted = self._store.submit(job, pull, slots=self._slots(job.model), key=key, most=most)
-        self._send(accepted.hints)
-        if pull is None and accepted.fresh:
-            self._loads.place(job.model)
-        return accepted.job
+            self._check(model)
+        accepted = self._store.submit_all(jobs, pull, slots=self._slots(model), most=most)
+        self._send([hint for one in accepted for hint in one.hints])
+        if pull is None and any(one.fresh for one in accepted):
+            self._loads.place(model)
+        return [one.job for one in accepted]
 
     def fetch(self, model: Model, node: str) -> None:
         """Has a node's puller bring a model's files there; then the model is placed there. Raises UnavailableError."""

@@ -1,6 +1,6 @@
 """Jobs in the database: submit, release, claim, finish. Each change of state is one conditional UPDATE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -40,25 +40,38 @@ class Store(Reads):
     def submit(
         self, job: Job, pull: Pull | None = None, *, slots: int = 0, key: Key | None = None, most: int | None = None
     ) -> Accepted:
-        """Commits a job, which is its acceptance, and releases what may go to the broker in the same transaction.
+        """As `submit_all`, one job."""
+        return self.submit_all([(job, key)], pull, slots=slots, most=most)[0]
 
-        `slots` counts what the model's holders have; a pull needs none, its queue bounds itself. With a key that was
-        used before, the earlier job is the answer. `most` jobs of its tenant may wait, this one included.
-        Raises IdempotencyConflictError, QueueFullError.
+    def submit_all(
+        self,
+        jobs: Sequence[tuple[Job, Key | None]],
+        pull: Pull | None = None,
+        *,
+        slots: int = 0,
+        most: int | None = None,
+    ) -> list[Accepted]:
+        """Commits a model's jobs, which is their acceptance, all or none, each with its key.
+
+        What may go to the broker is released in the same transaction. `slots` counts what the model's holders have; a
+        pull needs none, its queue bounds itself. With a key that was used before, the earlier job is the answer. `most`
+        jobs of their tenant may wait, these included. Raises IdempotencyConflictError, QueueFullError.
         """
         try:
             with self._db.write() as session:
-                earlier = keys.find(session, key)
-                if earlier:
-                    return Accepted(earlier, [], fresh=False)
-                check_queued(session, job.tenant, most, 1)
-                return self._add(session, job, pull, slots, key)
+                earlier = [keys.find(session, key) for _, key in jobs]
+                if None in earlier:
+                    check_queued(session, jobs[0][0].tenant, most, earlier.count(None))
+                return [
+                    self._add(session, job, pull, slots, key) if found is None else Accepted(found, [], fresh=False)
+                    for (job, key), found in zip(jobs, earlier, strict=True)
+                ]
         except sa.exc.IntegrityError:
             # PostgreSQL lets two transactions look for a key at once; SQLite's writers come one after the other.
-            earlier = self.accepted(key)
-            if earlier is None:
+            known = [job for job in (self.accepted(key) for _, key in jobs) if job is not None]
+            if len(known) < len(jobs):
                 raise
-            return Accepted(earlier, [], fresh=False)
+            return [Accepted(job, [], fresh=False) for job in known]
 
     def _add(self, session: Session, job: Job, pull: Pull | None, slots: int, key: Key | None) -> Accepted:
         if slots > 0:

@@ -1,5 +1,6 @@
 """From a request's body to an accepted job."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import g, has_request_context
@@ -22,26 +23,40 @@ from app.web.schemas import ChatBody, GenerateBody, PullBody
 
 
 def submit_generation(kernel: Kernel, body: GenerateBody, *, held: bool, extra: dict[str, Any] | None = None) -> Job:
-    """Commits a generation; its row keeps what `extra` a dialect needs to show it again.
+    """As `submit_generations`, one."""
+    return submit_generations(kernel, [body], held=held, extra=extra)[0]
 
-    A request that came before under the same Idempotency-Key has its job already: that is the answer then.
+
+def submit_generations(
+    kernel: Kernel, bodies: Sequence[GenerateBody], *, held: bool, extra: dict[str, Any] | None = None
+) -> list[Job]:
+    """Commits a request's generations of one model, all or none; rows keep what `extra` a dialect needs to show them.
+
+    A request that came before under the same Idempotency-Key has its jobs already: they are the answer then.
     Raises ModelNotDownloadedError, InvalidRequestError, ModelCooldownError, QueueFullError, UnavailableError, and
     IdempotencyConflictError.
     """
-    key = key_of_request()
-    earlier = kernel.store.accepted(key) if key is not None else None
-    if earlier is not None:
-        return _noted(earlier)
+    keys = [key_of_request() for _ in bodies]
+    earlier = [kernel.store.accepted(key) for key in keys if key is not None]
+    known = [_noted(job) for job in earlier if job is not None]
+    if len(known) == len(bodies):
+        return known
+    jobs = [_generation(kernel, body, held, extra or {}) for body in bodies]
+    kernel.limits.take(jobs[0].model, jobs[0].tenant, held=held, jobs=len(jobs))
+    accepted = kernel.dispatcher.submit_all(list(zip(jobs, keys, strict=True)), most=identity().max_queued)
+    return [_noted(job) for job in accepted]
+
+
+def _generation(kernel: Kernel, body: GenerateBody, held: bool, extra: dict[str, Any]) -> Job:
     who = identity()
     model, adapter = model_of(kernel, body.model, who)
     body.settle(model.name, adapter)
     _check_abilities(model, body)
     job = generation(body, who, held=held, now=kernel.clock.now(), thinks=opens_thought(model))
-    job.request |= extra or {}
+    job.request |= extra
     if isinstance(body, ChatBody) and body.session_id is not None:
         job.request |= {KEY: kernel.sessions.note(body.session_id, body.max_history)}
-    kernel.limits.take(job.model, job.tenant, held=held)
-    return _noted(kernel.dispatcher.submit(job, key=key, most=who.max_queued))
+    return job
 
 
 def model_of(kernel: Kernel, name: str, who: Identity) -> tuple[Model, str]:

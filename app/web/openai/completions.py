@@ -1,6 +1,6 @@
 """POST /v1/completions: texts to go on with. Several prompts are several jobs."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,8 @@ from app.web.held import abandon, events_of, gathered, opened
 from app.web.openai import shapes, stream
 from app.web.openai.answers import TextCompletion, blueprint
 from app.web.openai.schemas import CompletionBody
-from app.web.schemas import GenerateBody
 from app.web.stream import Events
-from app.web.submit import submit_generation
+from app.web.submit import submit_generations
 from app.web.views import split
 
 completions = blueprint("completions")
@@ -35,7 +34,7 @@ def create_completion(body: CompletionBody) -> Response:
     site.kernel.bus.ping()
     with translating():
         requests = body.translated()
-    jobs = _submitted(site, requests)
+    jobs = submit_generations(site.kernel, requests, held=not requests[0].detach)
     g.job_id = ", ".join(job.id for job in jobs)
     followed = [events_of(site, job) for job in jobs]
     with _leaving_none(site, jobs):
@@ -45,15 +44,6 @@ def create_completion(body: CompletionBody) -> Response:
             return sse.closing(_chunks(jobs, body, told), told)
         answers = [gathered(events, job.timeout) for job, events in zip(jobs, followed, strict=True)]
     return jsonify(_whole(jobs, answers, echo=bool(body.echo)))
-
-
-def _submitted(site: Site, requests: Sequence[GenerateBody]) -> list[Job]:
-    jobs: list[Job] = []
-    with _leaving_none(site, jobs):
-        for request in requests:
-            job = submit_generation(site.kernel, request, held=not request.detach)
-            jobs.append(job)
-    return jobs
 
 
 @contextmanager

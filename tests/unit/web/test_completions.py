@@ -26,15 +26,20 @@ def soon(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
             thread.join(10)
 
 
-def test_prompts_of_a_refused_request_do_not_run_on(
-    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_refused_request_leaves_none_of_its_prompts_behind(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, detach: bool
 ) -> None:
-    monkeypatch.setattr(kernel.limits, "_held", 1)
-    refused = client.post("/v1/completions", json={"model": "scripted", "prompt": ["a", "b"]})
+    asked = {"model": "scripted", "prompt": ["a", "b"], "timeout": 1}
+    headers = {"Idempotency-Key": "mine"}
+    with monkeypatch.context() as full:
+        full.setattr(kernel.limits, "_detached" if detach else "_held", 1)
+        refused = client.post("/v1/completions", json=asked | {"detach": detach}, headers=headers)
+    assert (refused.status_code, kernel.store.page()) == (429, [])
 
-    assert refused.status_code == 429
-    (first,) = kernel.store.page()
-    until(lambda: kernel.store.get(first.job.id).job.status == State.CANCELLED)
+    again = [client.post("/v1/completions", json=asked, headers=headers).headers["X-Job-Id"] for _ in range(2)]
+    assert again[0] == again[1]
+    assert len(kernel.store.page()) == len(again[0].split(", ")) == 2
 
 
 def test_prompts_are_streamed_one_after_the_other(client: FlaskClient, worker: Worker) -> None:
