@@ -156,10 +156,6 @@ class Batches(Groups):
             return session.scalar(query) is not None
 
     def _move(self, batch_id: str, before: Iterable[Stage], to: Stage, **values: Any) -> None:
+        moved = sa.update(Batch).where(Batch.id == batch_id, Batch.status.in_(list(before)))
         with self._db.write() as session:
-            session.execute(
-                sa.update(Batch)
-                .where(Batch.id == batch_id, Batch.status.in_(list(before)))
-                .values(status=to, **values),
-                execution_options={"synchronize_session": False},
-            )
+            session.execute(moved.values(status=to, **values))

@@ -117,17 +117,15 @@ class Bus:
             pipe.execute()
         self.append(node, last)
 
-    def append(self, node: str, entries: Sequence[Entry]) -> list[Entry]:
+    def append(self, node: str, entries: Sequence[Entry], *ttl: int) -> list[Entry]:
         """Stores and publishes the events of one engine step, in one round trip. Returns those that were refused."""
-        return self._store(entries, channel(node), b"".join(map(_numbered, entries)))
+        with available():
+            refused = self._append(args=[channel(node), b"".join(map(_numbered, entries)), *ttl])
+        return [entries[place - 1] for place in refused]
 
     def finish(self, node: str, *entries: Entry) -> list[Entry]:
         """Appends a job's last events and lets its stream go after a while. Returns those that were refused."""
-        return self._store(entries, channel(node), b"".join(map(_numbered, entries)), self._ttl)
-
-    def _store(self, entries: Sequence[Entry], *args: str | bytes | int) -> list[Entry]:
-        with available():
-            return [entries[place - 1] for place in self._append(args=args)]
+        return self.append(node, entries, self._ttl)
 
     def publish(self, node: str, job_id: str, event: Event) -> None:
         """Tells followers something that is not stored."""

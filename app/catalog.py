@@ -31,40 +31,20 @@ class Catalog:
         self._scripted = scripted
         self._node = node
 
-    def add(
-        self,
-        name: str,
-        path: Path,
-        *,
-        format: str,
-        size_bytes: int,
-        source: str,
-        quantize: str = "auto",
-        facts: dict[str, Any] | None = None,
-        repo: str | None = None,
-        revision: str | None = None,
-    ) -> None:
-        """Makes a model available, or replaces what stood under its name; what operators bound it to stays."""
-        values = {
-            "path": str(path),
-            "format": format,
-            "size_bytes": size_bytes,
-            "source": source,
-            "quantize": quantize,
-            "facts": facts or {},
-            "repo": repo,
-            "revision": revision,
-            "state": Standing.READY,
-        }
+    def add(self, name: str, path: Path, **about: Any) -> None:
+        """Makes a model available, or replaces what stood under its name; what operators bound it to stays.
+
+        `about`: further columns, of which `format`, `size_bytes` and `source` are needed.
+        """
+        fresh = Model(name=name, path=str(path), created_at=time.time(), state=Standing.READY, **_PLAIN | about)
         with self._db.write() as session:
             alone(session, STEP)
             model = session.get(Model, name)
             if model is None:
-                model = Model(name=name, created_at=time.time())
-                session.add(model)
-            for column, value in values.items():
-                setattr(model, column, value)
-            copies.keep(session, model, self._node)
+                session.add(fresh)
+            else:
+                _copy(fresh, model, ("path", "state", "format", "size_bytes", "source", *_PLAIN))
+            copies.keep(session, model or fresh, self._node)
 
     def resolve(self, name: str) -> str:
         """The model's own name that a name stands for; one that nobody knows stands for itself."""
@@ -162,8 +142,7 @@ class Catalog:
             if there is None:
                 session.add(model)
             elif there.path == model.path or there.source == model.source == "hf-cache":  # a newer snapshot
-                for column in ("path", "format", "size_bytes", "facts", "revision"):
-                    setattr(there, column, getattr(model, column))
+                _copy(model, there, ("path", "format", "size_bytes", "facts", "revision"))
             else:
                 return False
             copies.keep(session, there or model, self._node)
@@ -230,6 +209,13 @@ class Catalog:
                 session.execute(sa.delete(Alias).where(Alias.target == name, Alias.source == "scan"))
 
 
+def _copy(source: Model, target: Model, columns: Iterable[str]) -> None:
+    for column in columns:
+        setattr(target, column, getattr(source, column))
+
+
+#: What a model has of which nothing is said.
+_PLAIN: dict[str, Any] = {"quantize": "auto", "facts": {}, "repo": None, "revision": None}
 _SCRIPTED_MODEL = Model(
     name=SCRIPTED,
     path="",

@@ -52,7 +52,10 @@ class Database:
             self._engine = _create_engine(make_url(url))
         self._reader = sessionmaker(self._engine, expire_on_commit=False)
         self._writer = sessionmaker(
-            self._engine.execution_options(begin="IMMEDIATE"), expire_on_commit=False, autoflush=False
+            self._engine.execution_options(begin="IMMEDIATE"),
+            expire_on_commit=False,
+            autoflush=False,
+            execution_options={"synchronize_session": False},  # whoever updates rows does not read them again
         )
 
     @property

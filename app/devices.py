@@ -6,7 +6,7 @@ a device is called (`gpu.0`, `cpu.0`) is also the base queue of its worker; a GP
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -140,19 +140,14 @@ def _read(handle: object) -> Reading:
     except pynvml.NVMLError_NotSupported:
         # A GPU that shares the machine's memory (Grace Blackwell, Jetson) has none of its own to tell.
         total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
-    return Reading(int(total), int(free), _utilization(handle), _temperature(handle))
+    busy = _told(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
+    heat = _told(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+    return Reading(int(total), int(free), busy, heat)
 
 
-def _utilization(handle: object) -> float | None:
+def _told(ask: Callable[[], float]) -> float | None:
     try:
-        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
-    except pynvml.NVMLError_NotSupported:
-        return None
-
-
-def _temperature(handle: object) -> float | None:
-    try:
-        return float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+        return float(ask())
     except pynvml.NVMLError_NotSupported:
         return None
 

@@ -12,6 +12,7 @@ from app.errors import Failure, UnavailableError
 from app.events import Ended, Token, Usage
 from app.jobs import DEFAULT_PRIORITY, State, queue_of, task_of
 from app.loads import Loads
+from app.logs import later
 from app.models import Job, Pull
 from app.pulls import pull_of
 from app.registry import Registry
@@ -79,10 +80,8 @@ class Dispatcher:
         """Sends what a model's holders may have by now. Where it cannot, the next sweep does."""
         slots = self._slots(model)
         if slots:
-            try:
+            with later("not_released", model=model):
                 self._send(self._store.release(model, slots))
-            except UnavailableError:
-                log.warning("not_released", model=model)
 
     def settle(self, model: str) -> None:
         """For a model that has work: asks a worker to load it, or fails the work where no worker can."""
@@ -137,25 +136,21 @@ class Dispatcher:
 
     def ask_end(self, job_ids: Iterable[str], state: State) -> None:
         """Wakes the owners of jobs whose rows say that they are to end. Else they read it at their next renewal."""
-        try:
+        with later("end_not_signalled", jobs=job_ids):
             for job_id in job_ids:
                 self._bus.ask_end(job_id, state)
-        except UnavailableError:
-            log.warning("end_not_signalled", jobs=job_ids)
 
     def close_streams(self, outcomes: Iterable[Outcome]) -> None:
         """Writes the terminal events of jobs that ended without an owner."""
         outcomes = list(outcomes)
         # Of those that had not begun nothing was emitted, and thousands of them may end at once.
         fresh = [outcome for outcome in outcomes if not outcome.begun]
-        try:
+        with later("streams_not_closed", jobs=len(outcomes)):  # followers read the rows, and the sweep closes them
             for start in range(0, len(fresh), PAGE):
                 self._bus.open_and_close(NODE, [_last(outcome) for outcome in fresh[start : start + PAGE]])
             for outcome in outcomes:
                 if outcome.begun:
                     self._close(outcome)
-        except UnavailableError:
-            log.warning("streams_not_closed", jobs=len(outcomes))  # followers read the rows, and the sweep closes them
 
     def close_left(self) -> None:
         """Closes streams that nobody could: the broker was away then, or whoever ended the jobs died.
@@ -211,10 +206,8 @@ class Dispatcher:
 
     def _take_back(self, hints: list[Hint]) -> None:
         """What could not be sent is released anew by the next sweep, rather than when it counts as lost."""
-        try:
+        with later("not_taken_back", jobs=len(hints)):  # then it is sent again as lost
             self._store.unrelease([hint.id for hint in hints])
-        except UnavailableError:
-            log.warning("not_taken_back", jobs=len(hints))  # then it is sent again as lost
 
 
 def _last(outcome: Outcome, seq: int = 1, usage: Usage | None = None) -> Entry:

@@ -13,7 +13,6 @@ from app.jobs import MAX_LOSSES, Kind, State
 from app.locks import hold
 from app.models import Job
 
-_UNSYNCHRONIZED = {"synchronize_session": False}
 #: When a job was sent that is in the queue again. Nothing releases pulls but their submission: for the sweep, their
 #: messages were lost long ago.
 NOT_SENT = sa.case((Job.kind == Kind.PULL, 0.0), else_=None)
@@ -38,7 +37,7 @@ def end(
     values = {"status": state, "finished_at": now, "attempt": Job.attempt + 1} | error_columns(failure)
     hold(session, *where)
     ended = sa.update(Job).where(*where).values(values).returning(Job.id, Job.attempt, BEGUN)
-    rows = session.execute(ended, execution_options=_UNSYNCHRONIZED)
+    rows = session.execute(ended)
     return [Outcome(job_id, attempt, state.value, failure, bool(begun)) for job_id, attempt, begun in rows]
 
 
@@ -56,8 +55,7 @@ def requeue(session: Session, now: float, *where: sa.ColumnElement[bool], lost: 
         sa.update(Job)
         .where(Job.status == State.RUNNING, *where)
         .values(_back_in_queue(now) | ({"losses": Job.losses + 1} if lost else {}))
-        .returning(Job.id),
-        execution_options=_UNSYNCHRONIZED,
+        .returning(Job.id)
     ).all()
     if not ids:
         return []

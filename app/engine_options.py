@@ -50,10 +50,6 @@ class VllmOptions(Options):
         return self
 
 
-class TransformersOptions(Options):
-    """Those of transformers."""
-
-
 class LlamaCppOptions(Options):
     """Those of llama.cpp."""
 
@@ -64,7 +60,7 @@ class LlamaCppOptions(Options):
 
 TABLE: dict[str, type[Options]] = {
     "vllm": VllmOptions,
-    "transformers": TransformersOptions,
+    "transformers": Options,
     "llamacpp": LlamaCppOptions,
     "scripted": Options,
 }

@@ -28,8 +28,8 @@ TokenyardError
 └── JobFailedError          what ended a job: its code is the error that the row keeps
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 
 class TokenyardError(Exception):
@@ -276,10 +276,6 @@ class Failure:
 
     code: str
     message: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """The form that the database and the API show."""
-        return asdict(self)
 
 
 class JobFailedError(TokenyardError):

@@ -41,7 +41,6 @@ class Group(NamedTuple):
 
 #: What somebody asked for before stays.
 _ASKED = sa.func.coalesce(Job.end_requested, State.CANCELLED.value)
-_BLIND = {"synchronize_session": False}
 _GROUPED = Job.group_id.is_not(None)
 _OF_TENANT = (_GROUPED, Job.tenant == sa.bindparam("tenant"))
 _TENANTS = distinct(Job.tenant, _GROUPED)
@@ -135,7 +134,7 @@ class Groups:
         with self._db.write() as session:
             hold(session, ours, Job.finished_at.is_(None))
             ended = end_queued(session, self._clock.now(), ours, state=State.CANCELLED)
-            running = session.scalars(asked.returning(Job.id), execution_options=_BLIND).all()
+            running = session.scalars(asked.returning(Job.id)).all()
         return [outcome for outcome in ended if outcome.begun], list(running)
 
 

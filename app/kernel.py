@@ -1,6 +1,7 @@
 """Builds the kernel of one process: everything that web, worker, puller and keeper share."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 from celery import Celery
 
@@ -31,82 +32,47 @@ from app.settings import Settings
 from app.store import Store
 
 
-@dataclass(frozen=True, slots=True)
 class Kernel:
     """What a process was built from. Nothing in it is global."""
 
-    settings: Settings
-    clock: Clock
-    database: Database
-    store: Store
-    batches: Batches
-    files: Files
-    lives: Lives
-    catalog: Catalog
-    aliases: Aliases
-    sessions: Sessions
-    api_keys: ApiKeys
-    logins: Logins
-    rates: Rates
-    bus: Bus
-    registry: Registry
-    drains: Drains
-    loads: Loads
-    orders: Orders
-    dispatcher: Dispatcher
-    estimates: Estimates
-    limits: Limits
-    retention: Retention
-    scans: Scans
+    def __init__(
+        self, settings: Settings, celery: Celery | None = None, front: Callable[[Any], Any] = lambda target: target
+    ) -> None:
+        """Opens the database and the broker; neither is asked yet. `front`: put before what asks the database."""
+        self.settings = settings
+        self.clock = clock = Clock()
+        self.database = database = Database(settings.database_url)
+        self.store: Store = front(Store(database, clock))
+        self.batches: Batches = front(Batches(database, clock))
+        self.files: Files = front(Files(database, settings.data_dir / "files"))
+        self.lives = Lives(database, clock)
+        self.catalog: Catalog = front(
+            Catalog(database, scripted=settings.enable_scripted_engine, node=settings.store_node)
+        )
+        self.aliases: Aliases = front(Aliases(database))
+        self.sessions: Sessions = front(
+            Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns, clock=clock)
+        )
+        self.api_keys: ApiKeys = front(ApiKeys(database, clock))
+        self.drains: Drains = front(Drains(database, clock))
+        self.retention = Retention(database, clock, days=settings.retention_days, jobs=settings.retention_jobs)
+        client, celery = connect(settings.redis_url), celery or sender()
+        self.logins = Logins(client)
+        self.rates = Rates(client)
+        self.bus = Bus(client, stream_ttl=settings.stream_ttl_seconds, clock=clock)
+        self.registry = Registry(client, lease=settings.lease_seconds)
+        cooldowns = Cooldowns(client, settings.model_load_cooldown)
+        self.loads = Loads(self.registry, cooldowns, self.catalog, self.drains, celery)
+        self.orders = Orders(self.registry, self.loads, self.drains)
+        self.dispatcher = Dispatcher(self.store, self.bus, self.registry, self.loads, celery)
+        self.estimates = Estimates(self.store, self.registry)
+        self.limits = Limits(self.store, held=settings.max_queue, detached=settings.max_queued_jobs)
+        self.scans = Scans(client, celery)
 
     def close(self) -> None:
         """Gives back every connection."""
         self.bus.redis.close()
         self.database.close()
-
-
-def open_kernel(settings: Settings, celery: Celery | None = None) -> Kernel:
-    """Opens the database and the broker; neither is asked anything yet."""
-    database = Database(settings.database_url)
-    clock = Clock()
-    store = Store(database, clock)
-    client = connect(settings.redis_url)
-    bus = Bus(client, stream_ttl=settings.stream_ttl_seconds, clock=clock)
-    registry = Registry(client, lease=settings.lease_seconds)
-    catalog = Catalog(database, scripted=settings.enable_scripted_engine, node=settings.store_node)
-    celery = celery or sender()
-    drains = Drains(database, clock)
-    loads = Loads(registry, Cooldowns(client, settings.model_load_cooldown), catalog, drains, celery)
-    return Kernel(
-        settings=settings,
-        clock=clock,
-        database=database,
-        store=store,
-        batches=Batches(database, clock),
-        files=Files(database, settings.data_dir / "files"),
-        lives=Lives(database, store, clock),
-        catalog=catalog,
-        aliases=Aliases(database),
-        sessions=Sessions(database, ttl=settings.session_ttl, turns=settings.session_turns, clock=clock),
-        api_keys=ApiKeys(database, clock),
-        logins=Logins(client),
-        rates=Rates(client),
-        bus=bus,
-        registry=registry,
-        drains=drains,
-        loads=loads,
-        orders=Orders(registry, loads, drains),
-        dispatcher=Dispatcher(store, bus, registry, loads, celery),
-        estimates=Estimates(store, registry),
-        limits=limits_of(settings, store),
-        retention=Retention(database, clock, days=settings.retention_days, jobs=settings.retention_jobs),
-        scans=Scans(client, celery),
-    )
-
-
-def limits_of(settings: Settings, store: Store) -> Limits:
-    """How many jobs may wait, by this process's own count."""
-    return Limits(store, held=settings.max_queue, detached=settings.max_queued_jobs)
 
 
 def sender() -> Celery:

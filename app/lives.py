@@ -1,29 +1,20 @@
 """Lives: which runs of workers hold jobs. A life that ended may write nothing any more."""
 
-from typing import NamedTuple
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.clock import Clock
 from app.database import Database
+from app.endings import Outcome, requeue
 from app.jobs import State, new_id
 from app.models import Job, Life
-from app.store import Outcome, Store
-
-
-class Renewal(NamedTuple):
-    """What a renewed lease tells its holder: the running jobs that somebody asked to end, and how."""
-
-    ends: dict[str, str]
 
 
 class Lives:
     """The leases of all workers. No wall clocks are compared: a lease is a counter that moves, or stands still."""
 
-    def __init__(self, database: Database, store: Store, clock: Clock | None = None) -> None:
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._db = database
-        self._store = store
         self._clock = clock or Clock()
 
     def begin(self, node: str, host: str, pid: int, pid_started: float) -> tuple[str, list[Outcome]]:
@@ -38,8 +29,11 @@ class Lives:
             session.add(life)
         return life.id, [outcome for dead in earlier for outcome in self.bury(dead)]
 
-    def renew(self, life: str, seqs: dict[str, int]) -> Renewal | None:
-        """Bumps a life's counter and notes how far its jobs have emitted. None: it was declared dead."""
+    def renew(self, life: str, seqs: dict[str, int]) -> dict[str, str] | None:
+        """Bumps a life's counter and notes how far its jobs have emitted. None: it was declared dead.
+
+        Returns the running jobs that somebody asked to end, and how.
+        """
         with self._db.write() as session:
             alive = sa.update(Life).where(Life.id == life, Life.ended_at.is_(None)).values(counter=Life.counter + 1)
             if not session.execute(alive).rowcount:  # type: ignore[attr-defined]  # a CursorResult
@@ -48,20 +42,20 @@ class Lives:
             asked = sa.select(Job.id, Job.end_requested).where(
                 Job.owner == life, Job.status == State.RUNNING, Job.end_requested.is_not(None)
             )
-            return Renewal({job_id: state for job_id, state in session.execute(asked) if state})
+            return {job_id: state for job_id, state in session.execute(asked) if state}
 
     def bury(self, life: str) -> list[Outcome]:
         """Declares a life dead; its running jobs go back into the queue. Returns those that ended instead."""
         with self._db.write() as session:
             session.execute(self._ending(life))
-            return self._store.requeue_lost(session, life)
+            return requeue(session, self._clock.now(), Job.owner == life, lost=True)
 
     def leave(self, life: str, seqs: dict[str, int]) -> list[Outcome]:
         """Ends a life of its own will: all its jobs go back into the queue at once, which is no loss to them."""
         with self._db.write() as session:
             session.execute(self._ending(life))
             _note(session, life, seqs)
-            return self._store.hand_back_all(session, life)
+            return requeue(session, self._clock.now(), Job.owner == life, lost=False)
 
     def _ending(self, life: str) -> sa.Update:
         return sa.update(Life).where(Life.id == life, Life.ended_at.is_(None)).values(ended_at=self._clock.now())

@@ -14,7 +14,8 @@ from app import placement
 from app.catalog import Catalog
 from app.cooldown import Cooldown, Cooldowns
 from app.drains import Drains
-from app.errors import Failure, ModelCooldownError, ModelNotDownloadedError, UnavailableError
+from app.errors import Failure, ModelCooldownError, ModelNotDownloadedError
+from app.logs import later
 from app.registry import Card, Loading, Registry
 from app.sending import tell
 
@@ -51,18 +52,12 @@ class Loads:
         self._lock = threading.Lock()
         self._sent: dict[str, tuple[str, float]] = {}
 
-    def over(self, catalog: Catalog, drains: Drains) -> "Loads":
-        """The same, with another way to the database."""
-        return Loads(self._registry, self._cooldowns, catalog, drains, self._celery)
-
     def place(self, model: str) -> None:
         """Asks a worker to load a model that nobody holds or loads."""
-        try:
+        with later("not_placed", model=model):
             card = self.choose(model)
             if card is not None:
                 self._send(model, card)
-        except UnavailableError as error:
-            log.warning("not_placed", model=model, reason=error.message)
 
     def choose(self, model: str) -> Card | None:
         """The worker to load a model that nobody holds or loads. Raises UnavailableError."""
@@ -82,7 +77,7 @@ class Loads:
 
     def spread(self, model: str, waiting: Collection[str]) -> None:
         """Asks a further worker to load a model whose holders are full, where it takes nothing from anybody."""
-        try:
+        with later("not_spread", model=model):
             cards = self._cards()
             if placement.is_loading(cards, model) or not placement.is_placed(cards, model):
                 return
@@ -91,8 +86,6 @@ class Loads:
             card = placement.spread(able, model, needs.size, waiting, needs.nodes)
             if card is not None:
                 self._send(model, card, gentle=True)
-        except UnavailableError as error:
-            log.warning("not_spread", model=model, reason=error.message)
 
     def check(self, model: str) -> None:
         """Raises ModelCooldownError where it would be in vain to ask for a model now; UnavailableError."""
@@ -132,10 +125,8 @@ class Loads:
 
     def bury(self, node: str, life: str) -> None:
         """Takes a dead worker off the list, so that its models go elsewhere."""
-        try:
+        with later("not_retired", node=node):  # its card is gone after a lease by itself
             self._registry.retire(node, life)
-        except UnavailableError:
-            log.warning("not_retired", node=node)  # its card is gone after a lease by itself
 
     def failures(self) -> list[Cooldown]:
         """Every load that failed lately. Raises UnavailableError."""
@@ -143,14 +134,12 @@ class Loads:
 
     def arrived(self, model: str) -> None:
         """A pull has brought its files: what failed with the earlier ones may work now, and who holds those lets go."""
-        try:
+        with later("not_announced", model=model):  # the cooldown ends by itself; the new files come at a reload
             self.forgive(model)
             self._registry.forget()
             holders = [card.node for card in self._registry.workers() if card.held(model) is not None]
             if holders:
                 self.ask("renew", model, holders)
-        except UnavailableError:
-            log.warning("not_announced", model=model)  # the cooldown ends by itself; the new files come at a reload
 
     def forgive(self, model: str | None = None) -> list[str]:
         """Ends the cooldown of a model, or of all; returns those that had one. Raises UnavailableError."""

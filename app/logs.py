@@ -2,11 +2,16 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 
+from app.errors import UnavailableError
 from app.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -45,3 +50,12 @@ def configure(settings: Settings) -> None:
     # A line a task would be Flower's business; ours say what ended and how.
     for chatty in ("celery.worker.strategy", "celery.app.trace", "celery.beat", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextmanager
+def later(event: str, **about: object) -> Iterator[None]:
+    """A step that somebody makes up for where a part does not answer: only the log tells."""
+    try:
+        yield
+    except UnavailableError as error:
+        log.warning(event, reason=error.message, **about)

@@ -18,13 +18,12 @@ from app import disk
 from app.catalog import Catalog
 from app.errors import BadModelError, InvalidRequestError
 from app.examine import facts_of
-from app.found import Found, listed
 from app.jobs import Kind
 from app.names import check_name
 from app.settings import Settings
 from app.stock import Model, Standing
 from app.store import Store
-from app.stores import everything
+from app.stores import Found, everything, listed
 
 log = structlog.get_logger(__name__)
 

@@ -233,14 +233,6 @@ class Store(Reads):
             outcomes = end_queued(session, now, Job.id.in_(ids), Job.expires_at <= now, state=State.TIMED_OUT)
             return outcomes + end(session, now, Job.id.in_(forgotten), overdue(now, OVERDUE), state=State.TIMED_OUT)
 
-    def requeue_lost(self, session: Session, life: str) -> list[Outcome]:
-        """Within the transaction that ends a life: its jobs go back into the queue, or end where they must."""
-        return requeue(session, self._clock.now(), Job.owner == life, lost=True)
-
-    def hand_back_all(self, session: Session, life: str) -> list[Outcome]:
-        """Within the transaction that ends a life of its own will: as `requeue_lost`, without a loss."""
-        return requeue(session, self._clock.now(), Job.owner == life, lost=False)
-
     def remove(self, job_id: str) -> None:
         """Forgets a job that has ended, with all that it gave."""
         with self._db.write() as session:
@@ -249,13 +241,12 @@ class Store(Reads):
             session.execute(sa.delete(Job).where(*ended))
 
     def lose(self, job_id: str, attempt: int) -> list[Outcome]:
-        """A job whose engine died under it, told by its own worker: as `requeue_lost`."""
+        """A job whose engine died under it, told by its own worker: back into the queue, or to its end."""
         with self._db.write() as session:
             return requeue(session, self._clock.now(), Job.id == job_id, Job.attempt == attempt, lost=True)
 
 
-# Built once, as in release.py. The session is new: it holds no row to mend.
-_UNSYNCHRONIZED: dict[str, Any] = {"synchronize_session": False}
+# Built once, as in release.py.
 _THIS, _NOW = Job.id == sa.bindparam("job"), sa.bindparam("now", type_=sa.Float)
 #: Locked: who buries a life meanwhile waits, and then finds what it claimed.
 _ALIVE = sa.select(Life.id).where(Life.id == sa.bindparam("life"), Life.ended_at.is_(None)).with_for_update(read=True)
@@ -272,7 +263,6 @@ _CLAIM = (
         claimed_at=_NOW,
     )
     .returning(Job)
-    .execution_options(**_UNSYNCHRONIZED)
 )
 _CLAIM_NO_SUSPECT = _CLAIM.where(Job.losses < MAX_LOSSES)
 _END = (
@@ -285,7 +275,6 @@ _END = (
         error_message=sa.bindparam("message"),
     )
     .returning(Job.status, Job.tenant, Job.request[KEY])
-    .execution_options(**_UNSYNCHRONIZED)
 )
 _FINISH = _END.values(status=sa.bindparam("state"))
 _FINISH_AS_ASKED = _END.values(status=sa.func.coalesce(Job.end_requested, sa.bindparam("state", type_=sa.String)))
@@ -296,5 +285,4 @@ def _owned(job_id: str, attempt: int) -> sa.Update:
 
 
 def _updated(session: Session, statement: sa.Update) -> bool:
-    result = session.execute(statement, execution_options={"synchronize_session": False})
-    return bool(result.rowcount)  # type: ignore[attr-defined]  # a CursorResult, as every UPDATE gives
+    return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]  # a CursorResult, as every UPDATE gives

@@ -43,7 +43,7 @@ def live(url: str, number: int, seconds: float) -> dict[str, list[float]]:
     """
     database = Database(url)
     store = Store(database, Clock())
-    life, _ = Lives(database, store).begin(f"bench.{number}@{new_id()}", "bench", 1, 0.0)
+    life, _ = Lives(database).begin(f"bench.{number}@{new_id()}", "bench", 1, 0.0)
     took: dict[str, list[float]] = {"submit": [], "claim": [], "finish": [], "cpu": []}
 
     def timed(step: str, work: Callable[..., Any], *args: Any, **kwargs: Any) -> None:

@@ -102,7 +102,7 @@ class Lease:
                 return False
             log.error("declared_dead", life=self._life)
             os._exit(LOST)
-        for job_id, state in renewal.ends.items():
+        for job_id, state in renewal.items():
             self._ask_end(job_id, state)
         return True
 

@@ -9,6 +9,7 @@ import tenacity
 
 from app.errors import UnavailableError
 from app.kernel import Kernel
+from app.logs import later
 from app.place import place_of
 
 log = structlog.get_logger(__name__)
@@ -36,10 +37,8 @@ def end_life(kernel: Kernel, node: str, life: str, sent: dict[str, int]) -> None
     ):
         with attempt:
             kernel.dispatcher.close_streams(kernel.lives.leave(life, sent))
-    try:
+    with later("not_retired", node=node):  # its card runs out
         kernel.registry.retire(node, life)
-    except UnavailableError:
-        log.warning("not_retired", node=node)  # its card runs out
 
 
 class Departure:

@@ -12,6 +12,7 @@ import structlog
 
 from app.errors import Failure, TokenyardError, UnavailableError
 from app.kernel import Kernel
+from app.logs import later
 from app.registry import Loading
 from app.stock import Model
 from inference.errors import LoadError
@@ -130,10 +131,8 @@ class Loader:
             if self._orders.get(order.model) is order:  # and not a later one, after this was cancelled
                 del self._orders[order.model]
         self.on_change()
-        try:
+        with later("still_reserved", model=order.model):  # for a few seconds
             self._kernel.registry.unreserve(order.model)
-        except UnavailableError:
-            log.warning("still_reserved", model=order.model)  # for a few seconds
 
     def _carry_out(self, order: Order) -> None:
         try:
@@ -167,17 +166,13 @@ class Loader:
             )
             self._ended(order, Failure("bad_model", text))
             return
-        try:
+        with later("not_fetched", model=row.name):  # the next sweep places it again
             self._kernel.dispatcher.fetch(row, self._kernel.settings.node)
-        except UnavailableError:
-            log.warning("not_fetched", model=row.name)  # the next sweep places it again
         self._done(order)
 
     def _release(self, model: str) -> None:
-        try:
+        with later("not_released", model=model):  # the next sweep does it
             self._kernel.dispatcher.release(model)
-        except UnavailableError:
-            log.warning("not_released", model=model)  # the next sweep does it
 
     def _ended(self, order: Order, failure: Failure) -> None:
         for model in reversed(order.evicted):  # what made room for nothing comes back, at nobody's expense
@@ -197,22 +192,16 @@ class Loader:
             self._tell_waiting(order.model, Failure("load_cancelled", text))
 
     def _tell_waiting(self, model: str, failure: Failure) -> None:
-        try:
+        with later("waiting_not_failed", model=model):  # the next sweep places the model again
             if not self._kernel.loads.is_placed(model):
                 self._kernel.dispatcher.fail_waiting(model, failure)
-        except UnavailableError:
-            log.warning("waiting_not_failed", model=model)  # the next sweep places the model again
 
     def _failed(self, order: Order, failure: Failure) -> None:
         """Another worker may have more luck; else what waits for the model fails."""
         meters.LOADS.labels(order.model, failure.code).inc()
         log.error("load_failed", model=order.model, code=failure.code, reason=failure.message)
-        try:
+        with later("failure_not_noted", model=order.model):  # it is tried again, and fails again
             self._kernel.loads.failed(order.model, self._node, failure)
-        except UnavailableError:
-            log.warning("failure_not_noted", model=order.model)  # it is tried again, and fails again
         self._done(order)
-        try:
+        with later("waiting_not_failed", model=order.model):  # the next sweep does it
             self._kernel.dispatcher.settle(order.model)
-        except UnavailableError:
-            log.warning("waiting_not_failed", model=order.model)  # the next sweep does it

@@ -14,6 +14,7 @@ from app.errors import Failure, JobFailedError, JobNotFoundError, UnavailableErr
 from app.events import Token
 from app.jobs import Kind, State
 from app.kernel import Kernel
+from app.logs import later
 from app.models import Job
 from app.store import Outcome
 from tasks import meters
@@ -266,11 +267,9 @@ class Runner:
             told["prompt"] = run.job.request.get("prompt") or run.job.request.get("messages")
         log.info("ended", job=run.job.id, **told, tokens_in=usage.prompt_tokens, tokens_out=usage.completion_tokens)
         last = run.last_entry(ended, end.reason, usage)
-        try:
+        with later("end_not_published", job=run.job.id):  # followers read the row
             if self._kernel.bus.finish(self._node, *run.unsent(), last):
                 self._kernel.bus.restore(self._node, run.job.id, run.job.attempt, 0, [*run.entries(), last])
-        except UnavailableError:
-            log.warning("end_not_published", job=run.job.id)  # followers read the row
 
     def _end(self, outcome: Outcome, trace: str) -> None:
         """Ends a job of which there is nothing to tell but that it failed."""

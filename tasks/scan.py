@@ -7,9 +7,9 @@ from typing import Any
 import structlog
 from celery.signals import worker_ready
 
-from app.errors import UnavailableError
 from app.jobs import SCAN_TASK
 from app.kernel import Kernel
+from app.logs import later
 from app.scan import Report, Scan
 from tasks import app
 from tasks.startup import process
@@ -55,10 +55,8 @@ class Scanner:
         self._tell(report)
 
     def _tell(self, report: Report) -> None:
-        try:
+        with later("scan_not_told"):  # what it finds is in the database all the same
             self._kernel.scans.tell(report)
-        except UnavailableError:
-            log.warning("scan_not_told")  # what it finds is in the database all the same
 
 
 class _Keeper:

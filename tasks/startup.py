@@ -11,7 +11,7 @@ from celery.signals import worker_shutting_down as shutting_down
 from app import logs, settings
 from app.errors import JobNotFoundError, TokenyardError
 from app.jobs import State, pull_queue
-from app.kernel import Kernel, open_kernel
+from app.kernel import Kernel
 from tasks import app
 from tasks.office import Office
 from tasks.sweep import Keeper
@@ -44,7 +44,7 @@ def _logging(**_: Any) -> None:
 
 @celeryd_after_setup.connect
 def _build(sender: str, instance: Any, **_: Any) -> None:
-    process.kernel = open_kernel(settings.load(), app)
+    process.kernel = Kernel(settings.load(), app)
     role = process.kernel.settings.role
     try:
         if role == "worker":

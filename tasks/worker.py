@@ -14,6 +14,7 @@ from app import devices
 from app.errors import TokenyardError, UnavailableError
 from app.kernel import Kernel
 from app.loads import PLACING
+from app.logs import later
 from app.registry import Card, Holding
 from tasks import meters
 from tasks.budget import Budget
@@ -79,10 +80,8 @@ class Worker:
         self.garage.start()
         self.loader.start()
         threading.Thread(target=self._tell_use, name="card", daemon=True).start()
-        try:
+        with later("not_caught_up"):  # the sweep does it
             self._take_waiting()
-        except UnavailableError:
-            log.warning("not_caught_up")  # the sweep does it
         if self.kernel.settings.preload_models:
             threading.Thread(target=self._preload, name="preload", daemon=True).start()
 
@@ -227,10 +226,8 @@ class Worker:
     def _announce_soon(self) -> None:
         if self._stopping.is_set():
             return
-        try:
+        with later("not_announced"):  # the next renewal does it
             self.announce()
-        except UnavailableError:
-            log.warning("not_announced")  # the next renewal does it
 
     def _tell_use(self) -> None:
         """Shows jobs that came and left, at most so often."""

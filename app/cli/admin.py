@@ -1,6 +1,7 @@
 """The verbs that belong to this machine's own stack, whether it runs or not."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -90,9 +91,15 @@ def starter() -> None:
 
 def import_(path: Path, name: str = typer.Argument(""), copy: bool = False) -> None:
     """Make a model that lies on this machine available: a folder of safetensors, or a GGUF file."""
-    from app.cli.importing import run
+    from app.catalog import Catalog
+    from app.database import Database
+    from app.imports import import_model
 
-    print(run(settings.load(), path, name or None, copy=copy))
+    ours = settings.load()
+    with closing(Database(ours.database_url)) as database:
+        catalog = Catalog(database, node=ours.store_node)
+        own = import_model(ours, catalog, path.expanduser().absolute(), name or None, copy=copy)
+    print(f"The model {own} is ready.")
 
 
 def backup(

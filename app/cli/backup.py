@@ -17,11 +17,8 @@ def run(settings: Settings, target: Path | None) -> str:
         )
     path = target or settings.data_dir / "backups" / f"backup-{time.strftime('%Y%m%dT%H%M%S')}.db"
     path = path.expanduser().absolute()
-    database = Database(settings.database_url)
-    try:
+    with closing(Database(settings.database_url)) as database:
         copy(database, path)
-    finally:
-        database.close()
     live = database.engine.url.database
     return (
         f"Wrote {path} ({path.stat().st_size / 1e6:.1f} MB).\n"

@@ -13,7 +13,6 @@ from app.settings import Settings
 
 #: How the command ends; docs/cli.md tells them to users.
 FAILED, UNREACHABLE, NOT_FOUND, NOT_ALLOWED, LATER = 1, 3, 4, 5, 6
-INTERRUPTED = 130
 _EXITS = {401: NOT_ALLOWED, 403: NOT_ALLOWED, 404: NOT_FOUND, 429: LATER, 503: LATER}
 #: Where a model is a request's field, its absence is the request's fault.
 _ABSENT = frozenset({"model_not_found", "model_not_downloaded"})

@@ -40,11 +40,8 @@ def migrate(settings: Settings) -> str:
 
 
 def _migrate(settings: Settings) -> str:
-    database = Database(settings.database_url)
-    try:
+    with closing(Database(settings.database_url)) as database:
         current, head = versions(settings, database)
-    finally:
-        database.close()
     if current == head:
         return f"The database is at version {head}."
     saved = _backup(settings, current) if current else ""
@@ -115,11 +112,8 @@ def _backup(settings: Settings, version: str) -> str:
         return ""
     folder = settings.data_dir / "backups"
     target = folder / f"jobs-{version}-{time.strftime('%Y%m%dT%H%M%S')}.db"
-    database = Database(settings.database_url)
-    try:
+    with closing(Database(settings.database_url)) as database:
         copy(database, target)
-    finally:
-        database.close()
     for stale in sorted(folder.glob("jobs-*.db"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         stale.unlink()
     return f" The one before is kept in {target}"

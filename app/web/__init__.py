@@ -22,12 +22,10 @@ from app.web import (
     jobs,
     login,
     metrics,
-    model_routes,
     nodes,
     observed,
     ollama,
     openai,
-    pulls,
     queues,
     sessions,
     stock,
@@ -66,7 +64,7 @@ def create_app(settings: Settings | None = None, kernel: Kernel | None = None) -
     access.register(app, kernel)
     bodies.register(app, kernel.settings)
     errors.register(app)
-    models = (pulls.pulls, model_routes.models, stock.stock, aliases.aliases, tokens.tokens)
+    models = (stock.stock, aliases.aliases, tokens.tokens)
     nouns = (sessions.sessions, workers.workers, nodes.nodes, queues.queues, metrics.metrics, login.login)
     for blueprint in (chat.chat, jobs.jobs, groups.groups, *models, *nouns, health.health):
         app.register_api(blueprint)

@@ -10,7 +10,7 @@ from app.kernel import Kernel
 from app.web.access import Access, identity, needs
 from app.web.answers import blueprint
 from app.web.current import here
-from app.web.schemas import ModelName, ModelPath, Strict
+from app.web.schemas import ModelName, NamePath, Strict
 from app.web.stock_answers import AliasAnswer, AliasesAnswer, AliasRemovedAnswer
 
 aliases = blueprint("aliases", "models", "What this machine can run.")
@@ -30,7 +30,7 @@ def list_aliases() -> Response:
 
 
 @aliases.get("/aliases/<path:name>", summary="Show an alias", responses={200: AliasAnswer})
-def show_alias(path: ModelPath) -> Response:
+def show_alias(path: NamePath) -> Response:
     """The model that it stands for."""
     alias = here().kernel.aliases.get(path.name)
     identity().check_model(alias.model)
@@ -39,7 +39,7 @@ def show_alias(path: ModelPath) -> Response:
 
 @aliases.put("/aliases/<path:name>", summary="Name a model", responses={200: AliasAnswer})
 @needs(Access.OPERATORS)
-def put_alias(path: ModelPath, body: AliasBody) -> Response:
+def put_alias(path: NamePath, body: AliasBody) -> Response:
     """From now on the name stands for the model; one that is still to pull is named in full. Jobs in the queue keep
     theirs."""
     kernel = here().kernel
@@ -59,7 +59,7 @@ def _find(kernel: Kernel, name: str) -> None:
 
 @aliases.delete("/aliases/<path:name>", summary="Forget an alias", responses={200: AliasRemovedAnswer})
 @needs(Access.OPERATORS)
-def remove_alias(path: ModelPath) -> Response:
+def remove_alias(path: NamePath) -> Response:
     """The model stays."""
     here().kernel.aliases.remove(path.name)
     return jsonify({"status": "removed", "alias": path.name})

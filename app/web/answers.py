@@ -5,17 +5,26 @@ and the tests hold each answer that they get against /openapi.json, in both dire
 or here, fails them.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Answer(BaseModel):
     """An object whose fields are all known."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+    @classmethod
+    def of(cls, source: object) -> dict[str, Any]:
+        """What is told of something that has its fields."""
+        return cls.model_validate(source).model_dump(mode="json")
+
+
+#: Texts that may be empty, and then are told as null.
+Word = Annotated[str | None, BeforeValidator(lambda text: text or None)]
 
 
 class ErrorDetail(Answer):

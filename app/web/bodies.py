@@ -44,6 +44,8 @@ FORM = "application/x-www-form-urlencoded"
 #: Many JSON objects, a line each.
 NDJSON = "application/x-ndjson"
 
+#: A value as JSON, in bytes.
+encode = msgspec.json.Encoder().encode
 _LONG_NUMBER = re.compile(rb"[0-9]{19}")
 #: A text, ended or not; it never goes back, whatever stands there.
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)

@@ -4,14 +4,14 @@ import socket as sockets
 import threading
 from typing import Any
 
-import msgspec
 import structlog
 from simple_websocket import ConnectionClosed
 
 from app.errors import InvalidRequestError, TokenyardError
 from app.events import Ended, Event, Progress, Token
+from app.web.bodies import encode
 from app.web.current import Site
-from app.web.errors import InternalError, failure_of, request_id, shortened
+from app.web.errors import failure_of, known, request_id, shortened
 from app.web.stream import follow
 from app.web.views import counts, unusual
 
@@ -23,8 +23,6 @@ MAX_FOLLOWS = 256
 STALL = 30.0
 #: Bytes of frames that are taken from a client ahead of being dealt with.
 INBOX = 1024 * 1024
-
-_encoder = msgspec.json.Encoder()
 
 
 class _WholeSends:
@@ -107,7 +105,7 @@ class Socket:
 
     def send(self, type: str, ref: str | int | None, job_id: str | None, **fields: Any) -> None:
         """Sends one frame. Raises ConnectionClosed."""
-        text = _encoder.encode({"type": type, "ref": ref, "job_id": job_id, **fields}).decode()
+        text = encode({"type": type, "ref": ref, "job_id": job_id, **fields}).decode()
         with self._lock:
             if self._closed:
                 raise ConnectionClosed()
@@ -143,11 +141,8 @@ class Socket:
                     self._tell(ref, job_id, event, timeout)
         except ConnectionClosed:
             return
-        except TokenyardError as error:
-            self._try_fail(ref, job_id, error)
-        except Exception:  # the client would wait for ever on a socket that is well
-            log.exception("follow_failed", request_id=self._ident, job=job_id)
-            self._try_fail(ref, job_id, InternalError(self._ident))
+        except Exception as error:  # noqa: BLE001 - the client would wait for ever on a socket that is well
+            self._try_fail(ref, job_id, known(error, "follow_failed", request_id=self._ident, job=job_id))
         finally:
             self._follows -= 1
 

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.kernel import Kernel
 from app.stock import Model
 from app.web.access import usable
-from app.web.formats import MAX_BYTES, schema_text
-from app.web.schemas import MAX_MESSAGES, ChatBody, Message
+from app.web.schemas import MAX_MESSAGES, MAX_SCHEMA, ChatBody, Message, schema_text
 
 MAX_TOOLS = 128
 #: Seconds that a request of another dialect may take, queueing and loading included.
@@ -80,8 +79,8 @@ def checked(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
             raise ValueError("tools: a function needs a name")
         if not isinstance(function.get("parameters") or {}, dict):
             raise ValueError("tools: a function's parameters are a JSON schema")
-    if len(_text(tools)) > 4 * MAX_BYTES:
-        raise ValueError(f"tools: {4 * MAX_BYTES // 1024} KiB in all at most")
+    if len(_text(tools)) > 4 * MAX_SCHEMA:
+        raise ValueError(f"tools: {4 * MAX_SCHEMA // 1024} KiB in all at most")
     return tools
 
 

@@ -2,13 +2,18 @@
 
 import base64
 import struct
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from app.events import Token
+from app.events import Usage
 from app.jobs import Kind
+from app.web.current import here
+from app.web.dialect import TIMEOUT
+from app.web.errors import translating
+from app.web.held import events_of, gathered
 from app.web.schemas import GenerateBody
+from app.web.submit import submit_generation
 
 MAX_INPUTS = 1024
 
@@ -33,12 +38,26 @@ class EmbedBody(GenerateBody):
         return {**super().request(), "messages": [], "inputs": self.inputs, "n": len(self.inputs)}
 
 
-def encoded(tokens: list[Token], count: int) -> list[str]:
-    """Each text's vector in base64, in the order of the texts."""
-    texts = [""] * count
+class Vectors(NamedTuple):
+    """What was made of texts: each one's vector in base64, in their order, and the counts."""
+
+    model: str
+    texts: list[str]
+    usage: Usage
+
+
+def vectors(inputs: str | list[str], **asked: Any) -> Vectors:
+    """Waits for them. Raises InvalidRequestError, JobFailedError, and what `submit_generation` does."""
+    site = here()
+    site.kernel.bus.ping()
+    with translating():
+        body = EmbedBody(inputs=[inputs] if isinstance(inputs, str) else inputs, timeout=TIMEOUT, **asked)
+    job = submit_generation(site.kernel, body, held=True)
+    tokens, ended = gathered(events_of(site, job), job.timeout)
+    texts = [""] * job.request["n"]
     for token in tokens:
         texts[token.choice] += token.text
-    return texts
+    return Vectors(job.model, texts, ended.usage)
 
 
 def vector(text: str) -> list[float]:

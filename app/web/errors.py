@@ -125,9 +125,7 @@ def worded() -> Words:
     shape, ident = _shape(), request_id()
 
     def words(error: Exception) -> dict[str, Any]:
-        if not isinstance(error, TokenyardError):
-            log.error("stream_failed", request_id=ident, error=type(error).__name__, exc_info=error)
-            error = InternalError(ident)
+        error = known(error, "stream_failed", request_id=ident)
         if shape is _native:
             return {"error": payload(error.code, error.message, error.param, request=ident), "done": True}
         return shape(Fault(error.code, error.message, error.param, STATUSES.get(error.code, 500)))[0]
@@ -135,13 +133,12 @@ def worded() -> Words:
     return words
 
 
-class InternalError(TokenyardError):
-    """A fault of the server's own, of which a client learns where operators find it."""
-
-    code = "internal"
-
-    def __init__(self, request: str) -> None:
-        super().__init__(f"Something went wrong here. The log has it under {request}.")
+def known(error: Exception, event: str, *, request_id: str, **about: str) -> TokenyardError:
+    """What a client is told of an error: of a fault of the server's own, where operators find it in the log."""
+    if isinstance(error, TokenyardError):
+        return error
+    log.error(event, request_id=request_id, error=type(error).__name__, exc_info=error, **about)
+    return TokenyardError(f"Something went wrong here. The log has it under {request_id}.")
 
 
 def _shape() -> Shape:
@@ -202,8 +199,6 @@ def explain(error: ValidationError) -> InvalidRequestError:
     own = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return InvalidRequestError(own, param=param)
-    if fault["type"] in ("model_type", "model_attributes_type") and not param:
-        return InvalidRequestError("The body must be a JSON object.")
     if fault["type"] == "extra_forbidden":
         return InvalidRequestError(f"{param}: no such field", param=param)
     return InvalidRequestError(f"{param}: {own}" if param else own, param=param)
@@ -281,5 +276,4 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def _unknown(error: Exception) -> Response:
-        log.exception("request_failed", request_id=request_id(), error=type(error).__name__)
-        return respond("internal", f"Something went wrong here. The log has it under {request_id()}.")
+        return _known(known(error, "request_failed", request_id=request_id()))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from app.web.answers import Answer
+from app.web.answers import Answer, Word
 
 
 class LoadFailure(Answer):
@@ -14,7 +14,7 @@ class LoadFailure(Answer):
     model: str
     code: str
     message: str
-    retry_after: float = Field(description="Seconds until it is tried again.")
+    retry_after: float = Field(validation_alias="seconds", description="Seconds until it is tried again.")
 
 
 class WorkerFailure(LoadFailure):
@@ -27,8 +27,8 @@ class LoadingModel(Answer):
     """A model on its way into a worker's memory."""
 
     model: str
-    backend: str | None = Field(description="null while it waits for its turn, or for room.")
-    progress: float
+    backend: Word = Field(description="null while it waits for its turn, or for room.")
+    progress: float = Field(validation_alias="fraction")
     since: datetime
 
 
@@ -81,14 +81,14 @@ class HeldModel(Answer):
 
     model: str
     backend: str
-    why: str | None
+    why: Word
     slots: int
     running: int
     context: int | None
-    quantization: str | None
-    dtype: str | None
-    size_bytes: int = Field(description="Of its weights and cache in memory.")
-    load_duration: int
+    quantization: Word
+    dtype: Word
+    size_bytes: int = Field(validation_alias="bytes", description="Of its weights and cache in memory.")
+    load_duration: int = Field(validation_alias="load_ns")
     keep_alive: float
     expires_at: datetime | None
     leaving: bool = Field(description="It takes no further job and goes when the last has finished.")

@@ -4,7 +4,6 @@ import time
 from collections.abc import Generator, Iterator
 from typing import Annotated, Any
 
-import msgspec
 from flask import Response, jsonify, request
 from gevent.lock import Semaphore
 from pydantic import BaseModel, Field, ValidationError
@@ -18,7 +17,7 @@ from app.store import Detail
 from app.web import sse
 from app.web.access import identity
 from app.web.answers import blueprint, stream_of
-from app.web.bodies import NDJSON, decode_object, whole
+from app.web.bodies import NDJSON, decode_object, encode, whole
 from app.web.client import Client, of_request
 from app.web.current import Site, here
 from app.web.errors import explain, request_id
@@ -31,7 +30,6 @@ from app.web.views import iso, show
 
 groups = blueprint("groups", "jobs", "Everything that was accepted.")
 
-_encode = msgspec.json.Encoder().encode
 #: Held while the lines of one request become jobs: they are all in memory until they are committed.
 _reading = Semaphore()
 LINES: dict[str, Any] = {"content": {NDJSON: {"schema": {"type": "string"}}}}
@@ -170,7 +168,7 @@ def _results(site: Site, group: str, tenant: str, who: Identity) -> Iterator[byt
 
 
 def _as_lines(page: list[Detail], who: Identity) -> bytes:
-    return b"".join(_encode(show(detail, who)) + b"\n" for detail in page)
+    return b"".join(encode(show(detail, who)) + b"\n" for detail in page)
 
 
 @groups.delete("/groups/<group>", summary="Cancel a group", responses={200: GroupAnswer})

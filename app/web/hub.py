@@ -95,11 +95,9 @@ class Hub:
         self._probe = Probe(bus)
 
     @contextmanager
-    def following(
-        self, job_id: str, backlog: int = BACKLOG, cut: Callable[[], None] = lambda: None
-    ) -> Iterator[Follower]:
+    def following(self, job_id: str, cut: Callable[[], None] = lambda: None) -> Iterator[Follower]:
         """A follower of one job, for as long as the block lasts. `cut` ends the connection of a reader that hangs."""
-        follower = Follower(backlog, cut)
+        follower = Follower(cut=cut)
         with self._lock:
             self._followers[job_id] = (*self._followers.get(job_id, ()), follower)
             self._start()

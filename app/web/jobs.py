@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from flask import Response, jsonify, request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.apikeys import Role
 from app.errors import InvalidRequestError, NotAllowedError
@@ -21,7 +21,7 @@ from app.web.current import here
 from app.web.errors import request_id, translating
 from app.web.job_answers import AcceptedAnswer, JobAnswer, JobEvent, JobsAnswer, ShownAnswer
 from app.web.offload import offload
-from app.web.schemas import MAX_SEQ, ChatBody, Seq, Strict
+from app.web.schemas import MAX_SEQ, ChatBody, IdPath, Seq, Strict
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
 from app.web.views import listed, show, waiting
@@ -39,12 +39,6 @@ class JobsQuery(Strict):
     since: datetime | None = Field(None, description="Created at or after this: ISO 8601, or seconds since the epoch.")
     before: str | None = Field(None, description="The `next` of the page before.")
     limit: Annotated[int, Field(ge=1, le=200)] = 50
-
-
-class JobPath(BaseModel):
-    """A job's address."""
-
-    id: str
 
 
 class JobQuery(Strict):
@@ -102,7 +96,7 @@ def list_jobs(query: JobsQuery) -> Response:
 
 
 @jobs.get("/jobs/<id>", summary="Show a job", responses={200: ShownAnswer})
-def show_job(path: JobPath, query: JobQuery) -> Response:
+def show_job(path: IdPath, query: JobQuery) -> Response:
     """A generation with its text, or a pull with its progress. `format=html` gives the text alone, as safe HTML."""
     kernel = here().kernel
     detail = kernel.store.get(path.id, identity().scope)
@@ -119,7 +113,7 @@ def show_job(path: JobPath, query: JobQuery) -> Response:
 
 
 @jobs.delete("/jobs/<id>", summary="Cancel a job", responses={200: JobAnswer})
-def cancel_job(path: JobPath) -> Response:
+def cancel_job(path: IdPath) -> Response:
     """Ends a queued job at once; a running one is asked to end. A job that is over stays as it is."""
     kernel = here().kernel
     kernel.store.get(path.id, identity().scope)
@@ -128,7 +122,7 @@ def cancel_job(path: JobPath) -> Response:
 
 
 @jobs.get("/jobs/<id>/stream", summary="Follow a job", responses={200: {"content": stream_of(JobEvent)}})
-def stream_job(path: JobPath, query: StreamQuery) -> Response:
+def stream_job(path: IdPath, query: StreamQuery) -> Response:
     """Server-sent events from `Last-Event-ID`, or `after`, on. Progress comes as events named `progress`."""
     site = here()
     detail = site.kernel.store.get(path.id, identity().scope)

@@ -1,22 +1,16 @@
 """Nodes: the hosts of a stack, and emptying one so that it can be stopped."""
 
 from flask import Response, jsonify
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.web.access import Access, needs
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.fleet_answers import DrainAnswer, NodesAnswer
-from app.web.schemas import OptionalBody
+from app.web.schemas import NamePath, OptionalBody
 from app.web.views import iso
 
 nodes = needs(Access.OPERATORS)(blueprint("nodes", "workers", "What runs where."))
-
-
-class NodePath(BaseModel):
-    """A node's address."""
-
-    name: str
 
 
 class DrainBody(OptionalBody):
@@ -48,7 +42,7 @@ def list_nodes() -> Response:
 
 
 @nodes.post("/nodes/<name>/drain", summary="Drain a node", responses={202: DrainAnswer})
-def drain_node(path: NodePath, body: DrainBody) -> tuple[Response, int]:
+def drain_node(path: NamePath, body: DrainBody) -> tuple[Response, int]:
     """From now on it gets no model, no job and no pull; its models leave when their running jobs have finished."""
     kernel = here().kernel
     kernel.drains.begin(path.name)
@@ -58,7 +52,7 @@ def drain_node(path: NodePath, body: DrainBody) -> tuple[Response, int]:
 
 
 @nodes.delete("/nodes/<name>/drain", summary="Give a node work again", responses={200: DrainAnswer})
-def resume_node(path: NodePath) -> Response:
+def resume_node(path: NamePath) -> Response:
     """Undoes a drain."""
     ended = here().kernel.drains.end(path.name)
     return jsonify({"node": path.name, "status": "resumed" if ended else "nothing to do"})

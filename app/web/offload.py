@@ -7,7 +7,6 @@ them alone, and would soon fill the threads that readers need.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -16,11 +15,8 @@ from gevent import monkey
 from gevent.lock import Semaphore
 from gevent.threadpool import ThreadPool
 
-from app.dispatch import Dispatcher
 from app.errors import UnavailableError
-from app.estimates import Estimates
-from app.kernel import Kernel, limits_of, open_kernel, sender
-from app.orders import Orders
+from app.kernel import Kernel
 from app.reads import Reads
 from app.settings import Settings
 
@@ -122,30 +118,7 @@ class Offloaded:
 
 def open_offloaded(settings: Settings) -> Kernel:
     """The kernel of a web process."""
-    celery = sender()
-    kernel = open_kernel(settings, celery)
-    kernel.database.begin()
     writers = Writers()
-
-    def offloaded(target: object) -> Any:
-        return Offloaded(target, writers)
-
-    store, catalog = offloaded(kernel.store), offloaded(kernel.catalog)
-    drains = offloaded(kernel.drains)
-    loads = kernel.loads.over(catalog, drains)
-    return replace(
-        kernel,
-        store=store,
-        batches=offloaded(kernel.batches),
-        files=offloaded(kernel.files),
-        aliases=offloaded(kernel.aliases),
-        sessions=offloaded(kernel.sessions),
-        api_keys=offloaded(kernel.api_keys),
-        catalog=catalog,
-        drains=drains,
-        loads=loads,
-        orders=Orders(kernel.registry, loads, drains),
-        dispatcher=Dispatcher(store, kernel.bus, kernel.registry, loads, celery),
-        estimates=Estimates(store, kernel.registry),
-        limits=limits_of(settings, store),
-    )
+    kernel = Kernel(settings, front=lambda target: Offloaded(target, writers))
+    kernel.database.begin()
+    return kernel

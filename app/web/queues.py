@@ -8,13 +8,13 @@ from flask import Response, jsonify
 
 from app import secrets
 from app.cooldown import Cooldown
-from app.errors import UnavailableError
 from app.reads import Lane
 from app.registry import Card
 from app.web.access import for_operators, identity
 from app.web.answers import blueprint
 from app.web.current import here
 from app.web.job_answers import QueuesAnswer
+from app.web.residence import fleet
 
 queues = blueprint("queues", "workers", "What runs where.")
 
@@ -25,10 +25,7 @@ def show_queues() -> Response:
     the window that was released."""
     kernel, now, scope = here().kernel, time.time(), identity().scope
     lanes = kernel.store.lanes(scope)
-    try:
-        cards, failures = kernel.registry.workers(), kernel.loads.failures()
-    except UnavailableError:
-        cards, failures = (), []
+    cards, failures = fleet(kernel)
     waits = [now - lane.oldest for lane in lanes if lane.oldest is not None]
     return jsonify(
         {

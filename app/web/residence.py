@@ -4,10 +4,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.cooldown import Cooldown
-from app.registry import Card, Holding, Loading
+from app.errors import UnavailableError
+from app.kernel import Kernel
+from app.registry import Card
 from app.stock import Model
 from app.web.access import for_operators
+from app.web.fleet_answers import HeldModel, LoadFailure, LoadingModel
 from app.web.views import iso
+
+
+def fleet(kernel: Kernel) -> tuple[Sequence[Card], Sequence[Cooldown]]:
+    """The living workers, and the loads that failed lately; nobody while the broker is away."""
+    try:
+        return kernel.registry.workers(), kernel.loads.failures()
+    except UnavailableError:
+        return (), ()
 
 
 def worker(card: Card, failures: Iterable[Cooldown]) -> dict[str, Any]:
@@ -22,9 +33,9 @@ def worker(card: Card, failures: Iterable[Cooldown]) -> dict[str, Any]:
         "memory_free": card.memory_free if card.memory_total else None,
         "utilization": card.utilization,
         "temperature": card.temperature,
-        "models": [_held(holding) for holding in card.holdings],
-        "loading": [_loading(loading) for loading in card.loading],
-        "failures": [_failure(failure) for failure in failures if failure.node == card.node],
+        "models": [HeldModel.of(holding) for holding in card.holdings],
+        "loading": [LoadingModel.of(loading) for loading in card.loading],
+        "failures": [LoadFailure.of(failure) for failure in failures if failure.node == card.node],
     }
 
 
@@ -47,46 +58,10 @@ def residence(model: Model, cards: Sequence[Card], failures: Iterable[Cooldown])
         "devices": list(model.devices or ()),
         "engine_options": for_operators(model.engine_options) or {},
         "workers": for_operators([card.node for card, _ in held]) or [],
-        "loading": [{"worker": for_operators(card.node), **_loading(load)} for card, load in loading],
+        "loading": [{"worker": for_operators(card.node), **LoadingModel.of(load)} for card, load in loading],
         "failures": [
-            {"worker": for_operators(failure.node), **_failure(failure)}
+            {"worker": for_operators(failure.node), **LoadFailure.of(failure)}
             for failure in failures
             if failure.model == model.name
         ],
-    }
-
-
-def _held(holding: Holding) -> dict[str, Any]:
-    return {
-        "model": holding.model,
-        "backend": holding.backend,
-        "why": holding.why or None,
-        "slots": holding.slots,
-        "running": holding.running,
-        "context": holding.context,
-        "quantization": holding.quantization or None,
-        "dtype": holding.dtype or None,
-        "size_bytes": holding.bytes,
-        "load_duration": holding.load_ns,
-        "keep_alive": holding.keep_alive,
-        "expires_at": iso(holding.expires_at),
-        "leaving": holding.leaving,
-    }
-
-
-def _loading(loading: Loading) -> dict[str, Any]:
-    return {
-        "model": loading.model,
-        "backend": loading.backend or None,
-        "progress": round(loading.fraction, 4),
-        "since": iso(loading.since),
-    }
-
-
-def _failure(failure: Cooldown) -> dict[str, Any]:
-    return {
-        "model": failure.model,
-        "code": failure.code,
-        "message": failure.message,
-        "retry_after": round(failure.seconds, 1),
     }

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+import msgspec
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -14,13 +15,25 @@ from pydantic import (
 
 from app.durations import seconds_of
 from app.jobs import DEFAULT_PRIORITY, Kind
-from app.web.formats import schema_text
+from app.web.bodies import is_deeper
 
 MAX_TIMEOUT = 600
 MAX_STOPS = 16
 MAX_CHOICES = 16
 MAX_MESSAGES = 2048
 MAX_SEQ = 2**53 - 1
+#: Of JSON schemas in requests.
+MAX_SCHEMA, MAX_SCHEMA_DEPTH = 64 * 1024, 64
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """A JSON schema as text. Raises ValueError for one that is too large."""
+    if is_deeper(schema, MAX_SCHEMA_DEPTH):
+        raise ValueError(f"a JSON schema is nested {MAX_SCHEMA_DEPTH} deep at most")
+    text = msgspec.json.encode(schema).decode()
+    if len(text) > MAX_SCHEMA:
+        raise ValueError(f"a JSON schema has {MAX_SCHEMA // 1024} KiB at most")
+    return text
 
 
 class Strict(BaseModel):
@@ -236,7 +249,13 @@ class PullBody(Strict):
         return revision
 
 
-class ModelPath(BaseModel):
-    """A model's address."""
+class NamePath(BaseModel):
+    """The address of what has a name."""
 
     name: str
+
+
+class IdPath(BaseModel):
+    """The address of what has an id."""
+
+    id: str

@@ -1,25 +1,19 @@
 """Sessions: conversations that the server remembers. A chat's `session_id` begins one, and goes on with it."""
 
 from flask import Response, jsonify
-from pydantic import BaseModel
 
 from app.web.access import identity
 from app.web.answers import blueprint
 from app.web.current import here
+from app.web.schemas import IdPath
 from app.web.stock_answers import SessionAnswer, SessionRemovedAnswer
 from app.web.views import iso
 
 sessions = blueprint("sessions", "sessions", "Conversations that the server remembers.")
 
 
-class SessionPath(BaseModel):
-    """A session's address."""
-
-    id: str
-
-
 @sessions.get("/sessions/<id>", summary="Show a session", responses={200: SessionAnswer})
-def show_session(path: SessionPath) -> Response:
+def show_session(path: IdPath) -> Response:
     """What was said so far. It is forgotten at `expires_at`, unless it is used before."""
     kept = here().kernel.sessions
     row = kept.get(path.id, identity().tenant)
@@ -34,7 +28,7 @@ def show_session(path: SessionPath) -> Response:
 
 
 @sessions.delete("/sessions/<id>", summary="Forget a session", responses={200: SessionRemovedAnswer})
-def remove_session(path: SessionPath) -> Response:
+def remove_session(path: IdPath) -> Response:
     """Jobs of it that still run go on, and are not remembered."""
     here().kernel.sessions.remove(path.id, identity().tenant)
     return jsonify({"status": "removed", "session_id": path.id})

@@ -1,15 +1,13 @@
 """Server-sent events: the frames, and the response that carries them."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
-import msgspec
 from flask import Response
 
+from app.web.bodies import encode
 from app.web.client import Client, of_request
 from app.web.errors import Words, worded
-
-_encoder = msgspec.json.Encoder()
 
 #: A comment, which every client skips: it keeps proxies from closing a quiet connection.
 HEARTBEAT = ": heartbeat\n\n"
@@ -19,25 +17,20 @@ def frame(data: dict[str, Any], *, seq: int | None = None, event: str | None = N
     """One event. `seq` becomes its id, from which a client resumes."""
     head = f"id: {seq}\n" if seq is not None else ""
     name = f"event: {event}\n" if event is not None else ""
-    return f"{head}{name}data: {_encoder.encode(data).decode()}\n\n"
-
-
-def respond(frames: Iterable[str], mimetype: str = "text/event-stream") -> Response:
-    """A response that no cache keeps and no proxy holds back."""
-    response = Response(iter(frames), mimetype=mimetype)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
+    return f"{head}{name}data: {encode(data).decode()}\n\n"
 
 
 def closing(frames: Iterator[str], source: Generator[Any, None, None], mimetype: str = "text/event-stream") -> Response:
-    """As `respond`; when the client is gone, `source` is closed even if nothing was ever read.
+    """A response that no cache keeps and no proxy holds back.
+
+    When the client is gone, `source` is closed even if nothing was ever read.
 
     What is at hand together is written together, so `frames` has something for each event, "" where nothing is to be
     told. What goes wrong under way is the last thing told, in the dialect's words: the status went out long ago.
     """
     plain = mimetype != "text/event-stream"
-    response = respond(_together(_telling(frames, worded(), plain=plain), of_request()), mimetype)
+    response = Response(_together(_telling(frames, worded(), plain=plain), of_request()), mimetype=mimetype)
+    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     response.call_on_close(source.close)
     return response
 
@@ -46,7 +39,7 @@ def _telling(frames: Iterator[str], words: Words, *, plain: bool) -> Iterator[st
     try:
         yield from frames
     except Exception as error:  # noqa: BLE001 - `words` logs what is no error of ours
-        body = _encoder.encode(words(error)).decode()
+        body = encode(words(error)).decode()
         yield f"{body}\n" if plain else f"data: {body}\n\n"
 
 

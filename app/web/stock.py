@@ -1,5 +1,6 @@
 """One model: what is known of it, and how it goes. And what would be worth having here."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -10,23 +11,26 @@ from pydantic import Field
 
 from app import imports
 from app.catalog import SCRIPTED
-from app.cooldown import Cooldown
 from app.disk import delete_files, is_here
-from app.errors import Failure, InvalidRequestError, NotDeletedError, NotFoundError, UnavailableError
+from app.errors import Failure, InvalidRequestError, NotDeletedError, NotFoundError
 from app.examine import facts_of
 from app.fit import verdict
 from app.jobs import State
 from app.kernel import Kernel
+from app.logs import later
 from app.registry import Card
 from app.stock import Model
 from app.suggested import Suggestion, suggestions
 from app.web.access import Access, for_operators, identity, needs, permitted, usable
 from app.web.answers import blueprint
 from app.web.current import here
+from app.web.fleet_answers import ModelsAnswer
+from app.web.job_answers import PullAnswer
 from app.web.offload import offload
-from app.web.residence import residence
-from app.web.schemas import ModelName, ModelPath, Quantize, Strict
+from app.web.residence import fleet, residence
+from app.web.schemas import ModelName, NamePath, PullBody, Quantize, Strict
 from app.web.stock_answers import ModelAnswer, RemovedAnswer, ScanAnswer, ScanAskedAnswer, SuggestedAnswer
+from app.web.submit import submit_pull
 from app.web.views import iso
 
 log = structlog.get_logger(__name__)
@@ -57,11 +61,37 @@ class RemoveQuery(Strict):
     force: bool = Field(False, description="Ends the model's open jobs, and unloads it, first.")
 
 
+@stock.get("/models", summary="List models", responses={200: ModelsAnswer})
+def list_models() -> Response:
+    """Every model on this machine that the key may use, and which workers hold it."""
+    kernel = here().kernel
+    cards, failures = fleet(kernel)
+    aliases, models = kernel.aliases.of_models(), usable(kernel.catalog.models())
+    return jsonify({"models": [_row(model, aliases) | residence(model, cards, failures) for model in models]})
+
+
+def _row(model: Model, aliases: dict[str, list[str]]) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "state": model.state,
+        "size_bytes": model.size_bytes,
+        "local_path": for_operators(model.path),
+        "aliases": aliases.get(model.name, []),
+    }
+
+
+@stock.post("/pull", summary="Download a model", responses={202: PullAnswer})
+@needs(Access.OPERATORS)
+def create_pull(body: PullBody) -> tuple[Response, int]:
+    """Accepts the download; `GET /jobs/{job_id}` shows its progress."""
+    return jsonify({"status": "accepted", "job_id": submit_pull(here().kernel, body).id}), 202
+
+
 @stock.get("/models/suggested", summary="Suggest models", responses={200: SuggestedAnswer})
 def suggest_models() -> Response:
     """Current models under their short names: which fit this machine, and which are here already."""
     kernel = here().kernel
-    memory = _memory(_cards(kernel))
+    memory = _memory(fleet(kernel)[0])
     here_now = {model.name for model in usable(kernel.catalog.models())}
     return jsonify({"models": [_suggestion(entry, memory, here_now) for entry in suggestions()]})
 
@@ -101,7 +131,7 @@ def import_model(body: ImportBody) -> tuple[Response, int]:
 
 
 @stock.get("/models/<path:name>", summary="Show a model", responses={200: ModelAnswer})
-def show_model(path: ModelPath) -> Response:
+def show_model(path: NamePath) -> Response:
     """What its own files say of it, and whether it fits this machine."""
     kernel = here().kernel
     return _show(kernel, permitted(kernel.catalog.find(path.name)))
@@ -109,7 +139,7 @@ def show_model(path: ModelPath) -> Response:
 
 @stock.delete("/models/<path:name>", summary="Remove a model", responses={200: RemovedAnswer})
 @needs(Access.OPERATORS)
-def remove_model(path: ModelPath, query: RemoveQuery) -> Response:
+def remove_model(path: NamePath, query: RemoveQuery) -> Response:
     """Forgets a model that no open job needs. Deletes what Tokenyard fetched or made of it, and nothing else."""
     model, deleted = remove(here().kernel, path.name, force=query.force)
     return jsonify({"status": "removed", "model": model, "files_deleted": deleted})
@@ -137,21 +167,17 @@ def remove(kernel: Kernel, name: str, *, force: bool = False) -> tuple[str, Any]
 
 
 def _show(kernel: Kernel, model: Model) -> Response:
-    cards = _cards(kernel)
+    cards, failures = fleet(kernel)
     facts = model.facts
-    shown = residence(model, cards, _failures(kernel)) | {
-        "model": model.name,
-        "aliases": kernel.aliases.of_models().get(model.name, []),
-        "state": model.state,
+    shown = _row(model, kernel.aliases.of_models()) | residence(model, cards, failures)
+    shown |= {
         "format": model.format,
         **{key: facts.get(key) for key in _OF_FILES},
-        "size_bytes": model.size_bytes,
         "files": facts.get("files", []),
         "kv_bytes_per_token": facts.get("kv_bytes"),
         "source": model.source,
         "repository": model.repo,
         "revision": model.revision,
-        "local_path": for_operators(model.path),
         "created_at": iso(model.created_at),
         **verdict(model.size_bytes, _memory(cards), can_shrink=_can_shrink(model)),
     }
@@ -167,27 +193,11 @@ def _end_jobs(kernel: Kernel, name: str) -> None:
 
 
 def _unload(kernel: Kernel, name: str, *, force: bool) -> None:
-    try:
+    with later("not_unloaded", model=name):  # its memory comes back when another model needs the place
         kernel.orders.unload(name, force=force)
-    except UnavailableError:
-        log.warning("not_unloaded", model=name)  # its memory comes back when another model needs the place
 
 
-def _cards(kernel: Kernel) -> tuple[Card, ...]:
-    try:
-        return kernel.registry.workers()
-    except UnavailableError:
-        return ()
-
-
-def _failures(kernel: Kernel) -> list[Cooldown]:
-    try:
-        return kernel.loads.failures()
-    except UnavailableError:
-        return []
-
-
-def _memory(cards: tuple[Card, ...]) -> int:
+def _memory(cards: Sequence[Card]) -> int:
     """The most that one model may take, in bytes: what the largest device has, or this machine where nobody tells."""
     return max((card.memory_total for card in cards), default=0) or int(psutil.virtual_memory().total)
 

@@ -12,7 +12,7 @@ from app.web.answers import blueprint
 from app.web.current import here
 from app.web.fleet_answers import BoundAnswer, ClearedAnswer, KeptAnswer, OptionsAnswer, OrderAnswer, WorkersAnswer
 from app.web.residence import worker
-from app.web.schemas import KeepAlive, ModelName, ModelPath, OptionalBody, Strict
+from app.web.schemas import KeepAlive, ModelName, NamePath, OptionalBody, Strict
 
 workers = needs(Access.OPERATORS)(blueprint("workers", "workers", "What runs where."))
 
@@ -70,7 +70,7 @@ def list_workers() -> Response:
 
 
 @workers.post("/models/<path:name>/load", summary="Load a model", responses={202: OrderAnswer})
-def load_model(path: ModelPath, body: LoadBody) -> Accepted:
+def load_model(path: NamePath, body: LoadBody) -> Accepted:
     """Asks a worker to load the model, or tells who has it. `GET /models` shows how far it is."""
     kernel = here().kernel
     model = kernel.catalog.get(path.name).name
@@ -79,7 +79,7 @@ def load_model(path: ModelPath, body: LoadBody) -> Accepted:
 
 
 @workers.delete("/models/<path:name>/load", summary="Cancel the load of a model", responses={202: OrderAnswer})
-def cancel_load(path: ModelPath) -> Accepted:
+def cancel_load(path: NamePath) -> Accepted:
     """Ends the load; what waits for the model fails with `load_cancelled`."""
     kernel = here().kernel
     model = kernel.catalog.get(path.name).name
@@ -87,7 +87,7 @@ def cancel_load(path: ModelPath) -> Accepted:
 
 
 @workers.post("/models/<path:name>/unload", summary="Unload a model", responses={202: OrderAnswer})
-def unload_model(path: ModelPath, body: UnloadBody) -> Accepted:
+def unload_model(path: NamePath, body: UnloadBody) -> Accepted:
     """Gives its memory back once the jobs that run have finished; with `force` they go back to the queue.
 
     Jobs in the queue bring it back.
@@ -98,7 +98,7 @@ def unload_model(path: ModelPath, body: UnloadBody) -> Accepted:
 
 
 @workers.post("/models/<path:name>/reload", summary="Reload a model", responses={202: OrderAnswer})
-def reload_model(path: ModelPath) -> Accepted:
+def reload_model(path: NamePath) -> Accepted:
     """Loads it anew wherever it is, after the jobs that run; ends its cooldown."""
     kernel = here().kernel
     model = kernel.catalog.get(path.name).name
@@ -106,7 +106,7 @@ def reload_model(path: ModelPath) -> Accepted:
 
 
 @workers.put("/models/<path:name>/devices", summary="Bind a model to devices", responses={200: BoundAnswer})
-def bind_model(path: ModelPath, body: DevicesBody) -> Response:
+def bind_model(path: NamePath, body: DevicesBody) -> Response:
     """From now on it is loaded on these devices alone; an empty list lets it go anywhere."""
     kernel = here().kernel
     model = kernel.catalog.configure(path.name, devices=body.devices).name
@@ -117,7 +117,7 @@ def bind_model(path: ModelPath, body: DevicesBody) -> Response:
 @workers.put(
     "/models/<path:name>/keep_alive", summary="Say how long a model stays without work", responses={200: KeptAnswer}
 )
-def keep_model(path: ModelPath, body: KeepAliveBody) -> Response:
+def keep_model(path: NamePath, body: KeepAliveBody) -> Response:
     """Seconds, or a text such as "5m"; -1 pins it, 0 unloads it after each answer, null is the setting's."""
     kernel = here().kernel
     model = kernel.catalog.configure(path.name, keep_alive=body.keep_alive).name
@@ -129,7 +129,7 @@ def keep_model(path: ModelPath, body: KeepAliveBody) -> Response:
 @workers.put(
     "/models/<path:name>/engine_options", summary="Say how engines run a model", responses={200: OptionsAnswer}
 )
-def set_engine_options(path: ModelPath, body: EngineOptionsBody) -> Response:
+def set_engine_options(path: NamePath, body: EngineOptionsBody) -> Response:
     """Replaces all of them. Whoever holds the model loads it anew, after the jobs that run."""
     kernel = here().kernel
     model = kernel.catalog.get(path.name)

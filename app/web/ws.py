@@ -3,23 +3,20 @@
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-import structlog
 from flask import Flask, g, request
 from flask_sock import Sock
 from pydantic import Field, TypeAdapter, ValidationError
 from simple_websocket import ConnectionClosed
 
-from app.errors import InvalidRequestError, NotAllowedError, NotFoundError, TokenyardError, UnavailableError
+from app.errors import InvalidRequestError, NotAllowedError, NotFoundError, UnavailableError
 from app.jobs import State
 from app.web.access import gate, identity
 from app.web.bodies import MAX_BODY, decode_object
 from app.web.connection import Socket
 from app.web.current import Site, here
-from app.web.errors import explain, request_id
+from app.web.errors import explain, known, request_id
 from app.web.schemas import MAX_SEQ, ChatBody, Seq, Strict
 from app.web.submit import submit_generation
-
-log = structlog.get_logger(__name__)
 
 #: Seconds between pings; a client that misses one is gone.
 PING = 25
@@ -129,18 +126,14 @@ def _receive(site: Site, socket: Socket, raw: str | bytes) -> None:
     try:
         fields = decode_object(raw, "A frame")
         _act(site, socket, _parse(fields))
-    except TokenyardError as error:
-        job_id = fields.get("job_id")
-        known = job_id if isinstance(job_id, str) and len(job_id) <= MAX_ID else None
-        socket.fail(_ref_of(fields), known, error.code, error.message, error.param)
-        if "identity" in g:  # who sends nothing but faults is never silent, and would else never be looked at
-            _look(socket)
     except ConnectionClosed:
         raise
-    except Exception as error:  # one frame's fault must not end the other jobs of the socket
-        log.exception("frame_failed", request_id=request_id(), error=type(error).__name__)
-        message = f"Something went wrong here. The log has it under {request_id()}."
-        socket.fail(_ref_of(fields), None, "internal", message)
+    except Exception as error:  # noqa: BLE001 - one frame's fault must not end the other jobs of the socket
+        told, job_id = known(error, "frame_failed", request_id=request_id()), fields.get("job_id")
+        ident = job_id if isinstance(job_id, str) and len(job_id) <= MAX_ID else None
+        socket.fail(_ref_of(fields), ident, told.code, told.message, told.param)
+        if "identity" in g:  # who sends nothing but faults is never silent, and would else never be looked at
+            _look(socket)
 
 
 def _look(socket: Socket) -> None:

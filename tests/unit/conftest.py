@@ -56,7 +56,7 @@ def store(database: Database) -> Store:
 @pytest.fixture
 def lives(database: Database, store: Store) -> Lives:
     """The leases."""
-    return Lives(database, store)
+    return Lives(database)
 
 
 @pytest.fixture

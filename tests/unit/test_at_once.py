@@ -137,7 +137,7 @@ def test_who_change_many_jobs_at_once_do_not_wait_for_each_other_for_ever(store:
 
 def test_turns_of_one_conversation_that_end_at_once_are_both_remembered(database: Database, store: Store) -> None:
     sessions = Sessions(database, ttl=60, turns=20)
-    lives = Lives(database, store)
+    lives = Lives(database)
     for _ in range(ROUNDS):
         note, life = sessions.note(new_id(), None), new_life(lives)
         jobs = [

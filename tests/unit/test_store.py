@@ -171,7 +171,7 @@ def test_a_running_job_is_ended_by_its_owner(store: Store, lives: Lives, life: s
 
     renewal = lives.renew(life, {job.id: 3})
     assert renewal is not None
-    assert renewal.ends == {job.id: State.CANCELLED}
+    assert renewal == {job.id: State.CANCELLED}
     assert store.get(job.id).job.last_seq == 3
 
 

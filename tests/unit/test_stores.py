@@ -5,9 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from app.found import Found
-from app.ollamastore import ollama
-from app.stores import folder, hub_cache, lmstudio, own
+from app.stores import Found, folder, hub_cache, lmstudio, ollama, own
 from tests.modelfiles import gguf, write_folder, write_gguf
 
 

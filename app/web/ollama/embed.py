@@ -5,17 +5,12 @@ from typing import Annotated
 from flask import Response, jsonify
 from pydantic import Field
 
-from app.events import Ended
 from app.web.current import here
-from app.web.dialect import TIMEOUT
-from app.web.embed import MAX_INPUTS, EmbedBody, encoded, vector
-from app.web.errors import translating
-from app.web.held import events_of, gathered
+from app.web.embed import MAX_INPUTS, Vectors, vector, vectors
 from app.web.ollama.answers import EmbedAnswer, OneEmbedding, blueprint
 from app.web.ollama.names import resolved
 from app.web.ollama.schemas import Named
 from app.web.schemas import KeepAlive
-from app.web.submit import submit_generation
 
 embed = blueprint("embed")
 
@@ -38,13 +33,12 @@ class EmbeddingsRequest(Named):
 @embed.post("/api/embed", summary="Turn texts into vectors, as Ollama does", responses={200: EmbedAnswer})
 def create_ollama_vectors(body: EmbedRequest) -> Response:
     """On GGUF models. The job's id is in `X-Job-Id`."""
-    texts = [body.input] if isinstance(body.input, str) else body.input
-    vectors, ended = _vectors(body, texts, body.dimensions)
-    usage = ended.usage
+    made = _vectors(body, body.input, body.dimensions)
+    usage = made.usage
     return jsonify(
         {
             "model": body.model,
-            "embeddings": vectors,
+            "embeddings": [vector(text) for text in made.texts],
             "total_duration": usage.total_ns,
             "load_duration": usage.load_ns,
             "prompt_eval_count": usage.completion_tokens,
@@ -55,17 +49,9 @@ def create_ollama_vectors(body: EmbedRequest) -> Response:
 @embed.post("/api/embeddings", summary="Turn one text into a vector, as Ollama did", responses={200: OneEmbedding})
 def create_ollama_vector(body: EmbeddingsRequest) -> Response:
     """On GGUF models. The job's id is in `X-Job-Id`."""
-    return jsonify({"embedding": _vectors(body, [body.prompt])[0][0]})
+    return jsonify({"embedding": vector(_vectors(body, body.prompt).texts[0])})
 
 
-def _vectors(
-    body: EmbedRequest | EmbeddingsRequest, texts: list[str], dimensions: int | None = None
-) -> tuple[list[list[float]], Ended]:
-    site = here()
-    site.kernel.bus.ping()
-    asked = {"model": resolved(site.kernel, body.model), "keep_alive": body.keep_alive, "dimensions": dimensions}
-    with translating():
-        request = EmbedBody.model_validate({**asked, "inputs": texts, "timeout": TIMEOUT})
-    job = submit_generation(site.kernel, request, held=True)
-    tokens, ended = gathered(events_of(site, job), job.timeout)
-    return [vector(text) for text in encoded(tokens, job.request["n"])], ended
+def _vectors(body: EmbedRequest | EmbeddingsRequest, texts: str | list[str], dimensions: int | None = None) -> Vectors:
+    model = resolved(here().kernel, body.model)
+    return vectors(texts, model=model, keep_alive=body.keep_alive, dimensions=dimensions)

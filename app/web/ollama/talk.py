@@ -12,7 +12,7 @@ from app.errors import NotAllowedError
 from app.events import Ended, Token
 from app.models import Job
 from app.web.access import identity
-from app.web.bodies import NDJSON
+from app.web.bodies import NDJSON, encode
 from app.web.current import here
 from app.web.errors import failure_of, translating
 from app.web.fold import Fold, Parts
@@ -29,7 +29,6 @@ from app.web.views import counts, iso, logprob
 talk = blueprint("talk")
 
 _NOTHING = Parts()
-_encode = msgspec.json.Encoder().encode
 #: How the parts of an answer are put into it: as a message, or as a response.
 Wrap = Callable[[Parts], dict[str, Any]]
 
@@ -105,7 +104,7 @@ def _lines(model: str, job: Job, events: Events, wrap: Wrap) -> Iterator[str]:
 
 def line(body: dict[str, Any]) -> str:
     """One line of a stream."""
-    return _encode(body).decode() + "\n"
+    return encode(body).decode() + "\n"
 
 
 def _head(model: str) -> dict[str, Any]:

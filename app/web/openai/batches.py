@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from flask import Response, jsonify
 from gevent.lock import Semaphore
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from app.apikeys import Identity
 from app.batches import OVER, Stage
@@ -25,6 +25,7 @@ from app.web.openai import lines
 from app.web.openai.answers import blueprint
 from app.web.openai.batch_answers import BatchAnswer, BatchesAnswer
 from app.web.openai.files import ERRORS, OUTPUT, counted, listing
+from app.web.schemas import IdPath
 
 batches = blueprint("batches")
 
@@ -54,12 +55,6 @@ class BatchBody(Lenient):
                 param="completion_window",
             )
         return seconds
-
-
-class BatchPath(BaseModel):
-    """A batch's address."""
-
-    id: str
 
 
 class BatchesQuery(Lenient):
@@ -129,13 +124,13 @@ def list_batches(query: BatchesQuery) -> Response:
 
 
 @batches.get("/v1/batches/<id>", summary="Show a batch", responses={200: BatchAnswer})
-def show_batch(path: BatchPath) -> Response:
+def show_batch(path: IdPath) -> Response:
     """Where it stands."""
     return jsonify(_current(here(), path.id))
 
 
 @batches.post("/v1/batches/<id>/cancel", summary="Cancel a batch", responses={200: BatchAnswer})
-def cancel_batch(path: BatchPath) -> Response:
+def cancel_batch(path: IdPath) -> Response:
     """Lines that have ended keep their results."""
     site = here()
     batch = site.kernel.batches.cancel(path.id, identity().scope)

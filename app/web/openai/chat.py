@@ -107,7 +107,7 @@ class _Chunks:
                 called = self._folds[index].calls > 0
                 yield self._chunk(index, self._delta(index, parts), shapes.reason(reason, called=called))
             if self._usage:
-                yield stream.data(self._head | {"choices": [], "usage": shapes.usage(ended.usage)})
+                yield sse.frame(self._head | {"choices": [], "usage": shapes.usage(ended.usage)})
         yield stream.DONE
 
     def _chunk(

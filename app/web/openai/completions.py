@@ -117,7 +117,7 @@ def _chunks(jobs: list[Job], body: CompletionBody, told: Told) -> Iterator[str]:
         else:
             yield sse.HEARTBEAT
     if body.include_usage:
-        yield stream.data(head | {"choices": [], "usage": shapes.usage(_total(counted))})
+        yield sse.frame(head | {"choices": [], "usage": shapes.usage(_total(counted))})
     yield stream.DONE
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar, cast
 
 from flask import Response, jsonify, request
 from flask_openapi3.models.request_body import RequestBody
-from pydantic import BaseModel, Field
+from pydantic import Field
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import RequestEntityTooLarge
 
@@ -22,6 +22,7 @@ from app.web.offload import offload
 from app.web.openai import lines
 from app.web.openai.answers import blueprint
 from app.web.openai.batch_answers import DeletedAnswer, FileAnswer, FilesAnswer
+from app.web.schemas import IdPath
 
 files = blueprint("files")
 
@@ -41,12 +42,6 @@ COUNTED = 10_000
 
 T = TypeVar("T")
 _counted: dict[str, object] = {}
-
-
-class FilePath(BaseModel):
-    """A file's address."""
-
-    id: str
 
 
 class FilesQuery(Lenient):
@@ -103,7 +98,7 @@ def list_files(query: FilesQuery) -> Response:
 
 
 @files.get("/v1/files/<id>", summary="Show a file", responses={200: FileAnswer})
-def show_file(path: FilePath) -> Response:
+def show_file(path: IdPath) -> Response:
     """An upload, or an output of a batch."""
     site = here()
     batch = _batch_of(site, path.id)
@@ -113,7 +108,7 @@ def show_file(path: FilePath) -> Response:
 
 
 @files.get("/v1/files/<id>/content", summary="Download a file", responses={200: BYTES})
-def download_file(path: FilePath) -> Response:
+def download_file(path: IdPath) -> Response:
     """Its bytes."""
     site = here()
     batch = _batch_of(site, path.id)
@@ -126,7 +121,7 @@ def download_file(path: FilePath) -> Response:
 
 
 @files.delete("/v1/files/<id>", summary="Delete a file", responses={200: DeletedAnswer})
-def delete_file(path: FilePath) -> Response:
+def delete_file(path: IdPath) -> Response:
     """Forgets an upload."""
     here().kernel.files.remove(path.id, identity().tenant)
     return jsonify({"id": path.id, "object": "file", "deleted": True})

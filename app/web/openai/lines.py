@@ -6,8 +6,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from app.apikeys import Identity
 from app.errors import InvalidRequestError, ModelNotDownloadedError, NotAllowedError, TokenyardError
 from app.events import Ended, Log
@@ -17,7 +15,7 @@ from app.models import Batch, Job
 from app.results import usage_of
 from app.stock import Model
 from app.store import Detail
-from app.web.bodies import MAX_BODY, decode_object
+from app.web.bodies import MAX_BODY, decode_object, encode
 from app.web.errors import translating
 from app.web.fold import opens_thought
 from app.web.openai import chat, completions, shapes
@@ -31,7 +29,6 @@ MAX_ERRORS = 100
 #: What a line's job keeps of it, beside the request itself.
 LINE = "batch_line"
 
-_encode = msgspec.json.Encoder().encode
 _Error = dict[str, Any]
 
 
@@ -186,4 +183,4 @@ def _ran_out(job: Job) -> bool:
 
 def _line(job: Job, response: dict[str, Any] | None, error: dict[str, Any] | None) -> bytes:
     shown = {"id": f"batch_req_{job.id}", "custom_id": job.request[LINE], "response": response, "error": error}
-    return bytes(_encode(shown)) + b"\n"
+    return encode(shown) + b"\n"

@@ -9,7 +9,7 @@ from app.web.access import permitted
 from app.web.current import here
 from app.web.dialect import named
 from app.web.openai.answers import OpenAIModel, OpenAIModels, blueprint
-from app.web.schemas import ModelPath
+from app.web.schemas import NamePath
 
 models = blueprint("models")
 
@@ -21,7 +21,7 @@ def list_openai_models() -> Response:
 
 
 @models.get("/v1/models/<path:name>", summary="Show a model, as OpenAI's API does", responses={200: OpenAIModel})
-def show_openai_model(path: ModelPath) -> Response:
+def show_openai_model(path: NamePath) -> Response:
     """One of them."""
     return jsonify(_show(permitted(here().kernel.catalog.get(path.name)), path.name))
 

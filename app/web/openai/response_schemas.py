@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient
 from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, ToolCall, form_of, text_of, tools_of
@@ -167,12 +167,6 @@ def _append_call(turns: list[dict[str, Any]], item: CallItem) -> None:
 
 def _said(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value}
-
-
-class ResponsePath(BaseModel):
-    """A response's address."""
-
-    id: str
 
 
 class ResponseQuery(Lenient):

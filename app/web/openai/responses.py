@@ -18,7 +18,8 @@ from app.web.openai.answers import blueprint
 from app.web.openai.batch_answers import DeletedAnswer
 from app.web.openai.response_answers import ResponseAnswer, StreamedResponse
 from app.web.openai.response_events import KEPT, PREFIX, numbered, of_row, shape
-from app.web.openai.response_schemas import ResponseBody, ResponsePath, ResponseQuery
+from app.web.openai.response_schemas import ResponseBody, ResponseQuery
+from app.web.schemas import IdPath
 from app.web.stream import Events, follow
 from app.web.submit import submit_generation
 
@@ -54,7 +55,7 @@ def create_response(body: ResponseBody) -> Response:
 
 
 @responses.get("/v1/responses/<id>", summary="Read a response", responses={200: StreamedResponse})
-def show_response(path: ResponsePath, query: ResponseQuery) -> Response:
+def show_response(path: IdPath, query: ResponseQuery) -> Response:
     """As it stands, or with `stream=true` its events behind number `starting_after`, to its end."""
     site = here()
     detail = _get(site, path.id)
@@ -65,7 +66,7 @@ def show_response(path: ResponsePath, query: ResponseQuery) -> Response:
 
 
 @responses.post("/v1/responses/<id>/cancel", summary="Cancel a response", responses={200: ResponseAnswer})
-def cancel_response(path: ResponsePath) -> Response:
+def cancel_response(path: IdPath) -> Response:
     """Only what runs in the background can be cancelled so; a held one ends with its connection."""
     site = here()
     job = _get(site, path.id).job
@@ -76,7 +77,7 @@ def cancel_response(path: ResponsePath) -> Response:
 
 
 @responses.delete("/v1/responses/<id>", summary="Delete a response", responses={200: DeletedAnswer})
-def delete_response(path: ResponsePath) -> Response:
+def delete_response(path: IdPath) -> Response:
     """Forgets it, text and all, once it has ended."""
     site = here()
     job = _get(site, path.id).job
@@ -87,7 +88,7 @@ def delete_response(path: ResponsePath) -> Response:
 
 
 @responses.get("/v1/responses/<id>/input_items", summary="Not kept here")
-def list_input_items(path: ResponsePath) -> Response:
+def list_input_items(path: IdPath) -> Response:
     """The request is in `GET /jobs/{id}`."""
     job = _get(here(), path.id).job
     raise InvalidRequestError(f"Input items are not listed here. GET /jobs/{job.id} shows the request.")

@@ -3,35 +3,29 @@
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from app.events import Ended, Token
+from app.web.bodies import encode
 from app.web.openai import shapes
+from app.web.sse import frame
 
-_encode = msgspec.json.Encoder().encode
 DONE = "data: [DONE]\n\n"
-
-
-def data(body: dict[str, Any]) -> str:
-    """One event."""
-    return f"data: {_encode(body).decode()}\n\n"
 
 
 class Frame:
     """Chunks that differ in their one choice alone: what they share is encoded once a stream."""
 
     def __init__(self, head: dict[str, Any]) -> None:
-        self._head = f'data: {_encode(head)[:-1].decode()},"choices":['
+        self._head = f'data: {encode(head)[:-1].decode()},"choices":['
 
     def of(self, choice: dict[str, Any]) -> str:
         """One event."""
-        return f"{self._head}{_encode(choice).decode()}]}}\n\n"
+        return f"{self._head}{encode(choice).decode()}]}}\n\n"
 
 
 def problem(ended: Ended, timeout: float) -> str | None:
     """The event that tells of a failure; None after a success."""
     told = shapes.problem(ended, timeout)
-    return data(told[0]) if told else None
+    return frame(told[0]) if told else None
 
 
 class Finishes:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from copy import copy
 from unittest.mock import Mock
 
 import pytest
@@ -37,8 +37,9 @@ def test_an_answer_is_the_same_in_the_row_and_on_the_stream(desk: Desk, worker: 
 
 @pytest.mark.parametrize("switched_on", [False, True])
 def test_a_prompt_is_logged_only_where_that_is_switched_on(desk: Desk, kernel: Kernel, switched_on: bool) -> None:
-    settings = kernel.settings.model_copy(update={"audit_prompts": switched_on})
-    worker = Worker(replace(kernel, settings=settings), "cpu.0@test")
+    kernel = copy(kernel)
+    kernel.settings = kernel.settings.model_copy(update={"audit_prompts": switched_on})
+    worker = Worker(kernel, "cpu.0@test")
     job_id = desk.submit(2)
     with structlog.testing.capture_logs() as logs:
         worker.take(job_id).join(30)

@@ -16,7 +16,7 @@ from app.bus import Entry
 from app.errors import Failure
 from app.events import Ended, Log, Progress, Token, Usage
 from app.jobs import State, new_id
-from app.kernel import Kernel, open_kernel, sender
+from app.kernel import Kernel, sender
 from app.models import Job, Life, Result
 from app.registry import PULLER, SWEEPER, Card, Holding
 from app.settings import Settings
@@ -167,7 +167,7 @@ def settings_of(folder: Path, url: str, **fields: object) -> Settings:
 def kernel_of(settings: Settings) -> Kernel:
     celery = sender()
     celery.conf.broker_url = settings.redis_url  # all else as in a process of ours: its configuration, its transport
-    kernel = open_kernel(settings, celery)
+    kernel = Kernel(settings, celery)
     Base.metadata.create_all(kernel.database.engine)
     return kernel
 
