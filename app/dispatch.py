@@ -1,6 +1,5 @@
 """Dispatch: from rows to messages. Sends released jobs by task name, has models placed, and closes streams."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -8,6 +7,7 @@ import structlog
 from celery import Celery
 
 from app.bus import PAGE, Bus, Entry
+from app.clock import Clock
 from app.errors import Failure, UnavailableError
 from app.events import Ended, Token, Usage
 from app.jobs import DEFAULT_PRIORITY, State, queue_of, task_of
@@ -34,12 +34,13 @@ MAX_RESENT = 1000
 class Dispatcher:
     """What a job needs from outside its row. A step that fails here is made up for by the next sweep."""
 
-    def __init__(self, store: Store, bus: Bus, registry: Registry, loads: Loads, celery: Celery) -> None:
+    def __init__(self, store: Store, bus: Bus, registry: Registry, loads: Loads, celery: Celery, clock: Clock) -> None:
         self._store = store
         self._bus = bus
         self._registry = registry
         self._loads = loads
         self._celery = celery
+        self._clock = clock
 
     def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None, most: int | None = None) -> Job:
         """As `submit_all`, one job."""
@@ -68,7 +69,7 @@ class Dispatcher:
             return
         log.info("fetching", model=model.name, node=node)
         wanted = {"revision": model.revision, "quantize": model.quantize, "init": True, "node": node}
-        self.submit(*pull_of(model.name, wanted, priority=DEFAULT_PRIORITY, now=time.time()))
+        self.submit(*pull_of(model.name, wanted, priority=DEFAULT_PRIORITY, now=self._clock.now()))
 
     def _check(self, model: str) -> None:
         try:

@@ -64,7 +64,7 @@ class Kernel:
         cooldowns = Cooldowns(client, settings.model_load_cooldown)
         self.loads = Loads(self.registry, cooldowns, self.catalog, self.drains, celery)
         self.orders = Orders(self.registry, self.loads, self.drains)
-        self.dispatcher = Dispatcher(self.store, self.bus, self.registry, self.loads, celery)
+        self.dispatcher = Dispatcher(self.store, self.bus, self.registry, self.loads, celery, clock)
         self.estimates = Estimates(self.store, self.registry)
         self.limits = Limits(self.store, held=settings.max_queue, detached=settings.max_queued_jobs)
         self.scans = Scans(client, celery)

@@ -3,7 +3,6 @@
 They are the same for every process, and no crash leaves a count behind that nobody takes back.
 """
 
-import time
 from collections.abc import Collection
 
 import sqlalchemy as sa
@@ -27,15 +26,13 @@ def check_queued(session: Session, tenant: str, most: int | None, jobs: int) -> 
         )
 
 
-def free(session: Session, tenants: Collection[str]) -> dict[str, int]:
+def free(session: Session, tenants: Collection[str], now: float) -> dict[str, int]:
     """How many more jobs of each may go out, where its keys say how many may run at once.
 
     To the end of a transaction that writes, nobody else counts: another model's jobs run on the same keys.
     """
     named = [tenant for tenant in tenants if tenant]
-    most = (
-        {name: count for name, count in session.execute(_MOST, {"tenants": named, "now": time.time()})} if named else {}
-    )
+    most = {name: count for name, count in session.execute(_MOST, {"tenants": named, "now": now})} if named else {}
     if not most:
         return {}
     if is_writing(session):

@@ -146,7 +146,7 @@ class Reads:
     def waiting_models(self) -> list[str]:
         """The models that have generations in the queue, the one with the most urgent first."""
         with self._db.read() as session:
-            return waiting(session)
+            return waiting(session, self._clock.now())
 
     def overflowing(self, seconds: float) -> list[str]:
         """The models with a generation that has waited so long outside the broker's window."""

@@ -33,7 +33,7 @@ Row = tuple[int, int, str]
 Had = dict[str, dict[str | None, int]]
 
 
-def pick(session: Session, model: str, slots: int) -> list[str]:
+def pick(session: Session, model: str, slots: int, now: float) -> list[str]:
     """Ids to release, most urgent first: by priority, then by the tenant's turn, its group's, then by age."""
     if slots <= 0:
         return []
@@ -41,7 +41,7 @@ def pick(session: Session, model: str, slots: int) -> list[str]:
     if not tenants:
         return []  # the usual case needs no further look
     room, batch_room, top = _room(session, model, slots)
-    rows = _in_turn(session, model, tenants, max(1, room))
+    rows = _in_turn(session, model, tenants, max(1, room), now)
     if room == 0:
         # One that outranks all that were released goes at once.
         rows = (row for row in islice(rows, 1) if row[0] < top)
@@ -52,18 +52,18 @@ def fits(session: Session, job: Job, slots: int) -> bool:
     """Whether a new job may go to the broker as it comes: there is room, and nobody waits who could come first."""
     if slots <= 0 or session.scalar(_ANY_UNRELEASED, {"model": job.model}) is not None:
         return False
-    if free(session, (job.tenant,)).get(job.tenant) == 0:
+    if free(session, (job.tenant,), job.created_at).get(job.tenant) == 0:
         return False  # as many as may run of its tenant's are out
     room, batch_room, top = _room(session, job.model, slots)
     return (room > 0 or job.priority < top) and (batch_room > 0 or job.priority < BATCH_PRIORITY)
 
 
-def waiting(session: Session) -> list[str]:
+def waiting(session: Session, now: float) -> list[str]:
     """The models that have generations in the queue, the one with the most urgent first."""
     heads = {}
     for model in session.scalars(_MODELS).all():
         tenants = session.scalars(_TENANTS, {"model": model}).all()
-        heads[model] = next(_in_turn(session, model, tenants, 1), (NONE, 0, ""))
+        heads[model] = next(_in_turn(session, model, tenants, 1, now), (NONE, 0, ""))
     for model, priority in session.execute(_RELEASED_MODELS):
         heads[model] = min(heads.get(model, (NONE, 0, "")), (priority, 0, ""))
     return sorted(heads, key=lambda model: heads[model])
@@ -96,7 +96,7 @@ def _room(session: Session, model: str, slots: int) -> tuple[int, int, int]:
     return room, max(0, max(1, int(slots * BATCH_SHARE)) - batch), top
 
 
-def _in_turn(session: Session, model: str, tenants: Sequence[str], room: int) -> Iterator[Row]:
+def _in_turn(session: Session, model: str, tenants: Sequence[str], room: int, now: float) -> Iterator[Row]:
     """(priority, turn, id) in order: a tenant's first job comes before any tenant's second of that priority.
 
     What each has in the broker and in the engines counts as turns it had: one slot at a time is shared too. A tenant
@@ -105,7 +105,7 @@ def _in_turn(session: Session, model: str, tenants: Sequence[str], room: int) ->
     had: Had = {}
     for tenant, group, count in session.execute(_HAD, {"model": model}):
         had.setdefault(tenant, {})[group] = count
-    limited = free(session, tenants)
+    limited = free(session, tenants, now)
     return heapq.merge(
         *(
             islice(_of_tenant(session, model, tenant, room, had.get(tenant, {})), limited.get(tenant))

@@ -97,14 +97,14 @@ class Store(Reads):
     def release(self, model: str, slots: int) -> list[Hint]:
         """Marks as released what a model with so many slots may have in the broker; the caller sends the messages."""
         with self._db.read() as session:
-            if not pick(session, model, slots):
+            if not pick(session, model, slots, self._clock.now()):
                 return []  # the usual case needs no lock
         with self._db.write() as session:
             return self._release(session, model, slots)
 
     def _release(self, session: Session, model: str, slots: int) -> list[Hint]:
         alone(session, model)
-        ids = pick(session, model, slots)
+        ids = pick(session, model, slots, self._clock.now())
         if not ids:
             return []
         # On PostgreSQL one may be on its way to its end: who ends it has it locked.

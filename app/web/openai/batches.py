@@ -1,7 +1,6 @@
 """OpenAI's batches: create, list, look at, cancel."""
 
 import re
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +72,7 @@ def create_batch(body: BatchBody) -> Response:
     if body.endpoint not in ENDPOINTS:
         raise InvalidRequestError(f"endpoint must be one of {', '.join(ENDPOINTS)}.", param="endpoint")
     who = identity()
-    now, seconds = time.time(), body.seconds()
+    now, seconds = site.kernel.clock.now(), body.seconds()
     file = site.kernel.files.get(body.input_file_id, who.tenant)
     path = site.kernel.files.path(file)
     # Whoever has no room is told so before all of the file is read as JSON.

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,6 +107,19 @@ def test_a_file_for_which_the_disk_has_no_room_is_told_so_and_takes_none(
     assert client.get("/v1/files").get_json()["data"] == []
     assert list((kernel.settings.data_dir / "files").glob("*")) == []
     assert upload(client, 1)
+
+
+def test_a_batch_and_its_lines_tell_the_broker_s_time(
+    client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = time.time() + 3600
+    monkeypatch.setattr(kernel.clock, "now", lambda: ahead)
+    batch = create(client, upload(client, 1)).get_json()
+    ended = client.post(f"/v1/batches/{batch['id']}/cancel").get_json()
+
+    (line,) = kernel.store.page()
+    assert {batch["created_at"], batch["in_progress_at"], ended["cancelling_at"]} == {int(ahead)}
+    assert (line.job.created_at, line.job.finished_at) == (ahead, ahead)
 
 
 def test_no_line_comes_behind_a_cancel(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
