@@ -30,6 +30,7 @@ from inference.llamaserver import (
     note_on_gpu,
     plan,
 )
+from inference.llamaslots import Slots
 from inference.llamavectors import Vectors
 from inference.preparer import Preparer
 from inference.protocol import Chunk, Failure, Finish, Info, Likely, Logprob, OnProgress, Request, Spec
@@ -105,6 +106,7 @@ class LlamaCppEngine:
         self._lock = threading.Lock()
         self._answers: dict[str, _Answer] = {}
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots, self._plan.total)
+        self._slots = Slots(spec.slots)
         self._out: SimpleQueue[Chunk | None] = SimpleQueue()
         self._preparer = Preparer(self._prepare, self._refuse)
         self._runners = ThreadPoolExecutor(spec.slots, "run")
@@ -228,13 +230,24 @@ class LlamaCppEngine:
             if answer.request.embed:
                 self._embed(answer)
             else:
-                self._server.handle_completions(self._body(answer), answer.take)
+                self._complete(answer)
         except Exception:
             log.exception("llamacpp.request_failed", request=answer.request.id)
         failure = Failure(Failure.ENGINE_FAILED, "llama.cpp ended without a reason; the worker's log may have one.")
         answer.fail(failure)
         with self._lock:
             self._forget(answer)
+
+    def _complete(self, answer: _Answer) -> None:
+        salt, prompt = answer.request.salt, answer.prompt
+        with self._lock:
+            slot, own = self._slots.take(salt, prompt)
+        placed = {"id_slot": slot} if own else {"id_slot": slot, "cache_prompt": False}
+        try:
+            self._server.handle_completions(self._body(answer) | placed, answer.take)
+        finally:
+            with self._lock:
+                self._slots.leave(slot, salt, prompt)
 
     def _embed(self, answer: _Answer) -> None:
         try:

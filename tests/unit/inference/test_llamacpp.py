@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from inference import llamaserver, schema
+from inference import llamacpp, llamaserver, schema
 from inference.errors import LoadError
 from inference.llamacpp import LlamaCppEngine
 from inference.protocol import Message, Request, Spec
@@ -168,6 +168,26 @@ def test_a_template_that_does_not_end_costs_its_request_seconds_and_then_the_eng
     listener.wait(lambda: listener.died)
     assert "template" in str(listener.died)
     listener.__exit__()
+
+
+def test_what_is_kept_of_one_tenants_prompt_is_used_for_no_other(
+    starter_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, int] = {}
+    take = llamacpp._Answer.take
+
+    def watched(answer: llamacpp._Answer, data: dict[str, Any]) -> bool:
+        if "timings" in data:
+            used[answer.request.id] = data["timings"]["cache_n"]
+        return take(answer, data)
+
+    monkeypatch.setattr(llamacpp._Answer, "take", watched)
+    words = (Message("user", "These words were never said here before. " * 20),)
+    with Listener(load(starter_gguf, slots=1)) as listener:
+        for name, salt in (("first", "alice"), ("again", "alice"), ("other", "bob"), ("more", "bob")):
+            listener.ask(make_request(name, messages=words, max_tokens=2, ignore_eos=True, salt=salt))
+    assert used["first"] == used["other"] == 0
+    assert min(used["again"], used["more"]) > 20
 
 
 def told(listener: Listener, name: str, **kwargs: Any) -> list[Any]:
