@@ -21,6 +21,7 @@ MEASURES: dict[str, Measure] = {
     "transformers": engines.transformers,
     "cost": durability.cost,
     "earlier": earlier.durability,
+    "keyed": earlier.security,
     "turn": durability.turn,
     "relay": relay.relay,
     "thousand": relay.thousand,

@@ -21,6 +21,8 @@ def yard(*parts: str, root: str | Path = ROOT, **settings: str) -> Iterator[Stac
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, broker(Path(folder)) as url:
         stack = Stack(Path(folder), url, **{"AUDIT_LOG": "0", "MAX_QUEUE": "4096", **settings})
         stack.root = Path(root)
+        if key := settings.get("API_KEY"):
+            stack.http.headers["Authorization"] = f"Bearer {key}"
         try:
             stack.run("migrate")
             if "STARTER_GGUF" in settings:
