@@ -38,6 +38,12 @@ class NoNumbersError(ArithmeticError):
     """The model's scores are not numbers."""
 
 
+def likeliest(scores: torch.Tensor) -> list[int]:
+    """Each row's token with the highest score, found at once for all of them; -1 where scores are not numbers."""
+    highest = scores.max(-1)
+    return [int(token) for token in torch.where(highest.values.isfinite(), highest.indices, -1).tolist()]
+
+
 class CountPenalty(LogitsProcessor):
     """Presence and frequency penalties, which transformers has not: they count what was answered, not the prompt.
 
@@ -80,14 +86,17 @@ class Sampler:
         self._logprobs = sampling.logprobs
         self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
 
-    def draw(self, scores: torch.Tensor, ids: list[int], place: int) -> Drawn:
+    def draw(self, scores: torch.Tensor, best: int, ids: list[int], place: int) -> Drawn:
         """The token at `place` (0 is the answer's first), after `ids`. Raises NoNumbersError.
 
-        `scores` are the model's for that place, one a token of the vocabulary, in any precision, on any device.
+        `scores` are the model's for that place, one a token of the vocabulary, in any precision, on any device; `best`
+        is the `likeliest`.
         """
-        raw = scores.float()[None]
-        if not raw.max().isfinite():
+        if best < 0:
             raise NoNumbersError
+        if self._greedy and not self._penalties and self._logprobs is None:
+            return Drawn(best)
+        raw = scores.float()[None]
         token = self._pick(self._penalized(raw, ids), place)
         return Drawn(token) if self._logprobs is None else _told(raw[0], token, self._logprobs)
 

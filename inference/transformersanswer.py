@@ -69,9 +69,9 @@ class Answer(Row):
         """Whether it has all the tokens that it may get."""
         return self._budget <= 0
 
-    def draw(self, scores: torch.Tensor) -> Chunk | None:
-        """The next token, by the model's scores for it. None while nothing may be given out."""
-        drawn = self._sampler.draw(scores, self.ids, self._place)
+    def draw(self, scores: torch.Tensor, best: int) -> Chunk | None:
+        """The next token, by the model's scores for it and the likeliest. None while nothing may be given out."""
+        drawn = self._sampler.draw(scores, best, self.ids, self._place)
         self.ids.append(drawn.token)
         self._place += 1
         self._budget -= 1

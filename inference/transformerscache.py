@@ -54,11 +54,14 @@ class Layer(DynamicLayer):
         return self.length
 
     def join(self, other: Self) -> None:
-        """Take in another's rows. The shorter ones are padded on the left."""
+        """Take in another's rows, if either has any yet. The shorter ones are padded on the left."""
+        self.most = max(self.most, other.most)
+        if not self.length:
+            return
         length = max(self.length, other.length)
         self.keys = torch.cat([_padded(part.keys, part.length, length) for part in (self, other)])
         self.values = torch.cat([_padded(part.values, part.length, length) for part in (self, other)])
-        self.length, self.most = length, max(self.most, other.most)
+        self.length = length
 
     def keep(self, rows: list[int], length: int) -> None:
         """Let go of the other rows, and of padding: `length` tokens are left."""

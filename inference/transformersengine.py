@@ -4,8 +4,8 @@ The loop is ours, not `generate`'s: one pass of the model a step, in the thread 
 effect at the next token, an answer goes on from any of its tokens, and what goes wrong reaches whoever waits (behind
 `generate` an exception leaves its streamer's reader waiting for ever). See docs/decisions.
 
-With more than one slot, requests that have taken in their prompts share their passes (see `transformersgroup`). An
-architecture that cannot do that, by a trial at load, has one slot.
+With more than one slot, requests share their passes, those that answer and those whose prompts are taken in (see
+`transformersgroup`). An architecture that cannot do that, by a trial at load, has one slot.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from inference.errors import EngineDiedError, LoadError
 from inference.preparer import Preparer
 from inference.prompts import Prompter, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
-from inference.sampler import NoNumbersError
+from inference.sampler import NoNumbersError, likeliest
 from inference.slots import WaitingRoom
 from inference.text import Piece
 from inference.transformersanswer import Answer, Network, Row
@@ -100,9 +100,11 @@ class TransformersEngine:
         """Each round's chunks, until closed. Raises EngineDiedError when the device is lost."""
         while self._wait():
             step = self._admit()
-            for group in list(self._groups):
-                step += self._pass(group)
+            self._shed()
             self._regroup()
+            for group in self._turn():
+                step += self._pass(group)
+            self._shed()
             if step:
                 yield step
 
@@ -141,24 +143,45 @@ class TransformersEngine:
         self._groups += [Group(self._network, answer) for answer in admitted]
         return ended
 
+    def _regroup(self) -> None:
+        """Let those go on together that can, within the memory that all of them may take."""
+        for group in list(self._groups):
+            earlier = self._groups[: self._groups.index(group)]
+            host = next((other for other in earlier if self._may_host(other, group)), None)
+            if host is not None:
+                self._groups.remove(group)
+                self._join(host, group)
+
+    def _may_host(self, host: Group[Answer], group: Group[Answer]) -> bool:
+        if not host.may_join(group):
+            return False
+        others = sum(other.cost() for other in self._groups if other is not host and other is not group)
+        return others + host.cost(group) <= self._total
+
+    def _turn(self) -> list[Group[Answer]]:
+        """All that answer, and one of those with prompts: so an answer waits for one such pass, however many came."""
+        answering = [group for group in self._groups if group.is_settled]
+        waiting = [group for group in self._groups if not group.is_settled]
+        self._groups = answering + waiting[1:] + waiting[:1]
+        return answering + waiting[:1]
+
     def _pass(self, group: Group[Answer]) -> list[Chunk]:
         """One pass for the rows of a group; the tokens that came of it."""
-        group.shed()
-        if not group.rows:
-            return []
         try:
             scores = group.advance()
+            best = likeliest(scores)
         except torch.AcceleratorError as error:
             self.close()  # after an error of its own, a GPU computes nothing more for this process
             raise EngineDiedError(f"The GPU failed: {error}") from error
         except Exception as error:  # noqa: BLE001 - whatever a model's code raises
             return self._break_up(group, error)
-        drawn = [self._draw(answer, row) for answer, row in zip(group.rows, scores, strict=True) if not answer.pending]
+        rows = zip(group.rows, scores, best, strict=True)
+        drawn = [self._draw(answer, row, token) for answer, row, token in rows if not answer.pending]
         return [chunk for chunk in drawn if chunk is not None]
 
-    def _draw(self, answer: Answer, scores: torch.Tensor) -> Chunk | None:
+    def _draw(self, answer: Answer, scores: torch.Tensor, best: int) -> Chunk | None:
         try:
-            chunk = answer.draw(scores)
+            chunk = answer.draw(scores, best)
         except Exception as error:  # noqa: BLE001 - a fault in one answer's sampling or text ends no other
             return self._last(answer, _failure(error, answer))
         with self._changed:
@@ -180,20 +203,11 @@ class TransformersEngine:
         answer.alone, answer.taken = True, 0
         return Group(self._network, answer)
 
-    def _regroup(self) -> None:
-        """Let those go on together that can, within the memory that all of them may take."""
+    def _shed(self) -> None:
+        """Let go of what is over: before a pass, and after it, as nothing else may come for long."""
         for group in self._groups:
             group.shed()
         self._groups = [group for group in self._groups if group.rows]
-        for group in [group for group in self._groups if group.may_join]:
-            host = next((other for other in self._groups if other is not group and self._may_host(other, group)), None)
-            if host is not None:
-                self._groups.remove(group)
-                self._join(host, group)
-
-    def _may_host(self, host: Group[Answer], group: Group[Answer]) -> bool:
-        others = sum(other.cost() for other in self._groups if other is not host and other is not group)
-        return host.may_join and others + host.cost(group) <= self._total
 
     def _join(self, host: Group[Answer], group: Group[Answer]) -> None:
         try:

@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -292,14 +292,23 @@ class Passes:
         from inference.transformersengine import TransformersEngine
 
         assert isinstance(listener.engine, TransformersEngine)
-        self.rows: list[int] = []
+        self.shapes: list[tuple[int, int]] = []  #: rows and tokens
         self._fail_at = fail_at
         listener.engine._network.model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, _: object, __: object, kwargs: dict[str, Any]) -> None:
-        self.rows.append(len(kwargs["input_ids"]))
+        self.shapes.append(tuple(kwargs["input_ids"].shape))
         if self.rows[-1] == self._fail_at:
             raise RuntimeError("one of them cannot be computed")
+
+    @property
+    def rows(self) -> list[int]:
+        return [rows for rows, _ in self.shapes]
+
+    @property
+    def prompts(self) -> list[tuple[int, int]]:
+        """The passes that take in prompts."""
+        return [(rows, tokens) for rows, tokens in self.shapes if tokens > 1]
 
 
 def several() -> list[Request]:
@@ -327,6 +336,71 @@ def test_requests_that_share_their_passes_get_what_each_gets_alone(tiny: Open, a
     assert {name: emitted_by(listener.of(name)) for name in alone} == alone
     assert max(passes.rows) > 2
     assert len(passes.rows) < 0.7 * sum(answer.count for answer in alone.values())
+
+
+def submit_together(listener: Listener, requests: list[Request], abort: str = "") -> None:
+    """They are admitted at once, and then one of them may be aborted before any pass."""
+    from inference.transformersengine import TransformersEngine
+
+    assert isinstance(listener.engine, TransformersEngine)
+    room, admit = listener.engine._room, listener.engine._room.admit
+
+    def admit_all() -> list[Any]:
+        if len(room._waiting) < len(requests):
+            return []
+        room.admit = admit  # type: ignore[method-assign]
+        admitted = admit()
+        listener.engine.abort(abort)
+        return admitted
+
+    room.admit = admit_all  # type: ignore[method-assign]
+    for request in requests:
+        listener.engine.submit(request)
+
+
+def of_words(*words: int, tokens: int = 6) -> list[Request]:
+    """A greedy request for each number of words."""
+    sampling = Sampling(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+    return [sampled(f"{number}", sampling, prompt="word " * size) for number, size in enumerate(words)]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prompts_that_wait_are_taken_in_together_and_answered_as_alone(tiny: Open, architecture: str) -> None:
+    listener = tiny(architecture, slots=6)
+    requests = of_words(3, 1, 2, 4, 2)
+    alone = {request.id: emitted_by(listener.ask(request)) for request in requests}
+    listener.chunks.clear()
+    passes = Passes(listener)
+    submit_together(listener, requests)
+    listener.answer(*alone)
+    assert {name: emitted_by(listener.of(name)) for name in alone} == alone
+    assert [rows for rows, _ in passes.prompts] == [5]
+    assert set(passes.rows) == {5}
+
+
+def test_a_pass_over_prompts_is_bounded_and_pads_little_and_no_answer_waits_for_two(tiny: Open) -> None:
+    from inference.transformersanswer import PASS
+
+    listener = tiny(slots=20, context=4000)
+    requests = of_words(*[30] * 7, 90, 31, *[29] * 4, tokens=12)
+    passes = Passes(listener)
+    submit_together(listener, requests)
+    listener.answer(*(request.id for request in requests))
+    longest = listener.of("7")[-1].prompt_tokens
+    assert sum(rows for rows, _ in passes.prompts) == len(requests)
+    assert len(passes.prompts) < len(requests) / 2
+    assert all(rows * tokens <= PASS for rows, tokens in passes.prompts)
+    assert [rows for rows, tokens in passes.prompts if tokens == longest] == [1]
+    assert not any(first > 1 and second > 1 for (_, first), (_, second) in pairwise(passes.shapes))
+
+
+def test_a_request_that_is_aborted_among_waiting_prompts_takes_no_part_and_gives_its_slot_back(tiny: Open) -> None:
+    listener = tiny(slots=4)
+    passes = Passes(listener)
+    submit_together(listener, of_words(3, 3, 3), abort="1")
+    listener.answer("0", "2")
+    assert listener.of("1") == []
+    assert [rows for rows, _ in passes.prompts] == [2]
 
 
 def test_a_request_that_comes_later_joins_those_that_run_and_one_that_leaves_disturbs_none(tiny: Open) -> None:

@@ -16,7 +16,7 @@ def draw(sampling: Sampling, *, prompt: tuple[int, ...] = (0,), answer: tuple[in
     from inference.sampler import Sampler
 
     sampler = Sampler(sampling, len(prompt))
-    return sampler.draw(torch.tensor(SCORES), [*prompt, *answer], place).token
+    return sampler.draw(torch.tensor(SCORES), 0, [*prompt, *answer], place).token
 
 
 def drawn(sampling: Sampling, times: int = 400) -> Counter[int]:
@@ -91,7 +91,7 @@ def test_log_probabilities_are_the_models_own_whatever_the_sampling() -> None:
 
     logs = torch.tensor(SCORES).log_softmax(-1)
     sampler = Sampler(Sampling(temperature=0.3, presence_penalty=2.0, seed=1, logprobs=2), 1)
-    found = sampler.draw(torch.tensor(SCORES), [3, 0], 5)
+    found = sampler.draw(torch.tensor(SCORES), 0, [3, 0], 5)
     assert found.logprob == pytest.approx(float(logs[found.token]))
     assert [token for token, _ in found.top] == [0, 1]
     assert [value for _, value in found.top] == pytest.approx(logs[:2].tolist())
@@ -102,14 +102,17 @@ def test_more_log_probabilities_than_there_are_tokens_are_all_of_them() -> None:
 
     from inference.sampler import Sampler
 
-    found = Sampler(Sampling(temperature=0.0, logprobs=20), 1).draw(torch.tensor(SCORES), [0], 0)
+    found = Sampler(Sampling(temperature=0.0, logprobs=20), 1).draw(torch.tensor(SCORES), 0, [0], 0)
     assert len(found.top) == len(SCORES)
 
 
-def test_scores_that_are_no_numbers_draw_nothing() -> None:
+def test_scores_that_are_no_numbers_draw_nothing_and_spoil_no_other_row() -> None:
     import torch
 
-    from inference.sampler import NoNumbersError, Sampler
+    from inference.sampler import NoNumbersError, Sampler, likeliest
 
-    with pytest.raises(NoNumbersError):
-        Sampler(Sampling(), 1).draw(torch.full((5,), float("nan")), [0], 0)
+    scores = torch.tensor([[1.0, 2.0, float("nan")], [0.0, float("inf"), 1.0], [1.0, 3.0, 3.0]])
+    assert likeliest(scores) == [-1, -1, 1]
+    for sampling in (Sampling(), Sampling(temperature=0.0)):
+        with pytest.raises(NoNumbersError):
+            Sampler(sampling, 1).draw(scores[0], -1, [0], 0)
