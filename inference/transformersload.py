@@ -19,6 +19,7 @@ from inference import transformersmemory
 from inference.errors import LoadError
 from inference.protocol import OnProgress, Spec
 from inference.source import Source, examine
+from inference.transformerslinear import widen
 from inference.transformersmemory import QUANTIZED, Room
 
 log = structlog.get_logger()
@@ -71,6 +72,8 @@ def load_model(spec: Spec, on_progress: OnProgress) -> Loaded:
         if is_out_of_memory(error):
             raise transformersmemory.too_large(needed, room, spec.quantize) from None
         raise _reason(error, source) from None
+    if device == "cpu":
+        widen(model)
     if device == "cpu" and (spec.quantize in QUANTIZED or source.method):
         _let_go_of_the_files(model)
     on_progress(COME)
