@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from inference.catalog import build
+from inference.protocol import Spec
+from tests.checkpoints import Checkpoints
 from tests.needs import needs
 
 pytestmark = needs("torch", "transformers")
@@ -72,3 +75,17 @@ def test_a_cpu_that_multiplies_in_16_bits_does(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(torch.cpu, "get_capabilities", has.copy)
         widen(layer)
         assert type(layer) is torch.nn.Linear
+
+
+def test_a_loaded_model_multiplies_so(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from inference.transformersengine import TransformersEngine
+    from inference.transformerslinear import WideLinear
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
+    engine = build(Spec("transformers", str(checkpoints("qwen3")), 1, quantize="fp16"), lambda fraction: None)
+    assert isinstance(engine, TransformersEngine)
+    layers = [layer for layer in engine._network.model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert layers
+    assert all(type(layer) is WideLinear for layer in layers)
