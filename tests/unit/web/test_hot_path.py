@@ -48,7 +48,7 @@ def follower(site: Site, job_id: str) -> Follower:
 
 def test_a_live_token_is_a_frame_and_little_else(site: Site, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Counted()
-    monkeypatch.setattr(sse, "_encoder", counted)
+    monkeypatch.setattr(sse, "encode", counted.encode)
     job = submitted(site.kernel)
     attempt = worker.claim(job.id)
     events = follow(site.kernel, site.hub, job.id)
