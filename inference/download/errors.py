@@ -6,19 +6,16 @@ checksum_mismatch, conversion_failed. Ours: disk_full, cache_unwritable, downloa
 """
 
 import errno
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import httpx2
 import urllib3
 from huggingface_hub import get_token
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     FileMetadataError,
-    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
 from inference.download.order import Order, credentials
@@ -36,30 +33,17 @@ class DownloadError(Exception):
 class RefusedError(Exception):
     """The hub answered no. `reason` is its own code in X-Error-Code, `said` its X-Error-Message."""
 
-    def __init__(self, status: int, reason: str = "", said: str = "", retry_after: str = "") -> None:
-        super().__init__(f"HTTP {status} {said}".strip())
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
-        self.reason = reason
-        self.said = said
-        self.retry_after = retry_after
-
-
-#: What the hub's client calls an answer without a code of the hub's.
-_REASONS: list[tuple[type[Exception], str]] = [
-    (GatedRepoError, "GatedRepo"),  # it is a RepositoryNotFoundError too, so it is asked for first
-    (RepositoryNotFoundError, "RepoNotFound"),
-    (RevisionNotFoundError, "RevisionNotFound"),
-    (EntryNotFoundError, "EntryNotFound"),
-]
+        self.reason = headers.get("X-Error-Code", "")
+        self.said = headers.get("X-Error-Message", "")
+        self.retry_after = headers.get("Retry-After", "")
+        super().__init__(f"HTTP {status} {self.said}".strip())
 
 
 def refused(error: HfHubHTTPError) -> RefusedError:
     """A refusal that the hub's client heard."""
-    headers = error.response.headers
-    reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), headers.get("X-Error-Code", ""))
-    return RefusedError(
-        error.response.status_code, reason, headers.get("X-Error-Message", ""), headers.get("Retry-After", "")
-    )
+    return RefusedError(error.response.status_code, error.response.headers)
 
 
 def refused_redirect(endpoint: str, target: str) -> DownloadError:

@@ -108,13 +108,7 @@ def _accepted(response: BaseHTTPResponse) -> BaseHTTPResponse:
         return response
     response.drain_conn()
     response.release_conn()
-    headers = response.headers
-    raise RefusedError(
-        response.status,
-        headers.get("X-Error-Code", ""),
-        headers.get("X-Error-Message", ""),
-        headers.get("Retry-After", ""),
-    )
+    raise RefusedError(response.status, response.headers)
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
