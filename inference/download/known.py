@@ -5,22 +5,19 @@ vLLM's 8 s; reading takes 0.06 s. What a list does not look like any more is no 
 """
 
 import ast
-import json
 import mmap
 import re
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from inference import checkpoint
 from inference.download.errors import DownloadError
 from inference.gguf import BadGgufError, read_architecture
 
 #: CPython 3.11 counts the depth of all threads' trees as one, and then refuses them (SystemError).
 _parsing = threading.Lock()
-#: No configuration of a model is larger, in bytes.
-MOST_CONFIG = 1 << 24
 #: Where each package keeps what it can generate text with, and the names of those tables.
 TRANSFORMERS = (
     "models/auto/modeling_auto.py",
@@ -34,7 +31,10 @@ VLLM = (
 
 def check_config(path: Path) -> None:
     """Raises DownloadError where no engine here knows what a config.json names. Code that it names is never run."""
-    config = _read(path)
+    try:
+        config = checkpoint.read_json(path)
+    except checkpoint.BadCheckpointError as error:
+        raise DownloadError("bad_model", f"The repository's configuration is of no use: {error}.") from None
     kind, names = config.get("model_type"), config.get("architectures")
     kinds = {kind} if isinstance(kind, str) else set()
     classes = {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
@@ -79,16 +79,6 @@ def _unknown(name: str, engines: str, *, own_code: bool) -> DownloadError:
         f"Neither {engines} of this installation knows the architecture {name}.{code} "
         "A newer version of the engine may; GET /models/suggested lists models that run here.",
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MOST_CONFIG:
-            raise ValueError
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise DownloadError("bad_model", "The repository's config.json cannot be read as JSON.") from None
-    return config if isinstance(config, dict) else {}
 
 
 def _table(package: str, file: str, variables: tuple[str, ...]) -> set[str]:
