@@ -1,7 +1,5 @@
 """Trying again: what passes by itself, how long to wait for it, and when to give up."""
 
-import email.utils
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,7 +14,7 @@ from inference.download.errors import RefusedError, refused
 log = structlog.get_logger()
 
 #: The longest pause that a hub may ask for with Retry-After, in seconds: its rate limits last five minutes.
-LONGEST_ASKED = 300.0
+LONGEST_ASKED = 300
 #: The longest pause of our own, in seconds.
 LONGEST = 30.0
 #: However often: nothing is tried for longer than this without coming on, in seconds.
@@ -63,19 +61,15 @@ def _wait(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome is not None else None
     refusal = _refusal(error) if error is not None else None
     asked = asked_seconds(refusal.retry_after) if refusal is not None else 0.0
-    return max(_own(state), min(asked, LONGEST_ASKED))
+    return max(_own(state), asked)
 
 
 def asked_seconds(retry_after: str) -> float:
-    """Retry-After in seconds: it holds a number of them, or a date (RFC 9110, section 10.2.3)."""
+    """Retry-After in seconds: it holds a number of them, or a date (RFC 9110, section 10.2.3). Bounded."""
     try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        try:
-            date = email.utils.parsedate_to_datetime(retry_after)
-        except ValueError:
-            return 0.0
-    return max(0.0, date.timestamp() - time.time())
+        return urllib3.Retry(retry_after_max=LONGEST_ASKED).parse_retry_after(retry_after)
+    except (urllib3.exceptions.InvalidHeader, ValueError):
+        return 0.0
 
 
 def _note(state: tenacity.RetryCallState) -> None:
