@@ -17,25 +17,20 @@ class Standing:
     """What the child's lines told so far."""
 
     def __init__(self) -> None:
-        self.total = 0
         self.downloaded = 0
-        self.commit: str | None = None
-        self._files = 0
-        self._files_done = 0
-        self._file: Line | None = None
-        self._phase = "downloading"
+        self._told: Line = {"phase": "downloading"}
         self._moves: deque[tuple[float, int]] = deque()
 
     def hear(self, line: Line) -> None:
         """Takes in a line of progress."""
-        self.total = line.get("total", self.total)
-        self.commit = line.get("commit", self.commit)
-        self._files = line.get("files", self._files)
-        self._files_done = line.get("files_done", self._files_done)
-        self._file = line.get("file", self._file)
-        self._phase = line.get("phase", self._phase)
+        self._told |= line
         self.downloaded = max(self.downloaded, line.get("downloaded", 0))
         self._moves.append((time.monotonic(), self.downloaded))
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files; 0 before it is known."""
+        return int(self._told.get("total", 0))
 
     def rate(self) -> float:
         """Bytes a second of late. Falls to 0 where none come."""
@@ -55,13 +50,13 @@ class Standing:
             "downloaded_bytes": downloaded,
             "total_bytes": self.total,
             "progress": min(share, ALMOST),
-            "files_done": self._files_done,
-            "files_total": self._files,
+            "files_done": self._told.get("files_done", 0),
+            "files_total": self._told.get("files", 0),
             "bytes_per_second": round(rate, 1),
             "eta_seconds": round((self.total - downloaded) / rate, 1) if rate else None,
-            "revision": self.commit,
+            "revision": self._told.get("commit"),
         }
 
     def details(self) -> dict[str, Any]:
         """What followers hear beside: the file whose bytes moved last, and what is being done."""
-        return {"phase": self._phase, "file": self._file}
+        return {"phase": self._told["phase"], "file": self._told.get("file")}
