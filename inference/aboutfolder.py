@@ -66,10 +66,8 @@ def _task(folder: Path, architecture: str | None, config: dict[str, Any]) -> str
 
 
 def _dtype(config: dict[str, Any], tensors: dict[str, checkpoint.Tensor]) -> str | None:
-    for part in (config, checkpoint.language(config)):
-        stated = part.get("dtype") or part.get("torch_dtype")
-        if isinstance(stated, str):
-            return stated.removeprefix("torch.")
+    if stated := checkpoint.dtype(config):
+        return stated
     counted: Counter[str] = Counter()
     for tensor in tensors.values():
         counted[tensor.dtype] += tensor.size

@@ -129,6 +129,15 @@ def language(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def dtype(config: dict[str, Any]) -> str | None:
+    """What a configuration says that the weights are: "bfloat16", "float32", …"""
+    for part in (config, language(config)):
+        stated = part.get("dtype") or part.get("torch_dtype")
+        if isinstance(stated, str):
+            return stated.removeprefix("torch.")
+    return None
+
+
 def whole(part: dict[str, Any], *keys: str) -> int | None:
     """The first of the keys that has a positive whole number."""
     for key in keys:

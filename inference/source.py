@@ -20,11 +20,7 @@ class Source(NamedTuple):
     @property
     def dtype(self) -> str | None:
         """What the configuration says that the weights are: "bfloat16", "float32", …"""
-        for part in (self.config, checkpoint.language(self.config)):
-            stated = part.get("dtype") or part.get("torch_dtype")
-            if isinstance(stated, str):
-                return stated.removeprefix("torch.")
-        return None
+        return checkpoint.dtype(self.config)
 
 
 def examine(spec: Spec) -> Source:
