@@ -7,6 +7,7 @@ EngineError             engine_failed
 RefusedError            that of its `failure`
 """
 
+import re
 from typing import ClassVar
 
 from inference.protocol import Failure
@@ -43,3 +44,9 @@ class RefusedError(ValueError):
         super().__init__(message)
         self.failure = Failure(code, message)
         self.prompt_tokens = prompt_tokens
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, on one line and without paths."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return re.sub(r"/\S+/", "", line)[:200]

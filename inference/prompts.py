@@ -6,14 +6,13 @@ Nothing here runs a model's own code: `auto_map` is never followed, and the hub 
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import structlog
 from jinja2 import Environment, TemplateSyntaxError
 
-from inference.errors import LoadError, RefusedError
+from inference.errors import LoadError, RefusedError, first_line
 from inference.patience import OutOfPatienceError, patience
 from inference.protocol import Failure, Message, Request
 from inference.tools import told, turns
@@ -124,7 +123,7 @@ def load_tokenizer(folder: Path) -> Any:
         log.warning("tokenizer.unreadable", folder=str(folder), reason=repr(error))
         raise LoadError(
             "bad_model",
-            f"The model's tokenizer cannot be read ({_first_line(error)}). Pull the model again; if that does not "
+            f"The model's tokenizer cannot be read ({first_line(error)}). Pull the model again; if that does not "
             "help, its tokenizer needs code of its own, which is never run here.",
         ) from None
     return tokenizer
@@ -150,8 +149,3 @@ def _checked(template: str) -> str:
     if powers:
         raise LoadError("bad_model", "The model's chat template computes powers, which no template here may.")
     return template
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return re.sub(r"/\S+/", "", lines[0])[:200] if lines else type(error).__name__

@@ -3,7 +3,6 @@
 Offline, and never with code that came with the model.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from inference import transformersmemory
-from inference.errors import LoadError
+from inference.errors import LoadError, first_line
 from inference.protocol import OnProgress, Spec
 from inference.source import Source, examine
 from inference.transformerslinear import widen
@@ -121,7 +120,7 @@ def _architecture(source: Source) -> tuple[Any, Any]:
         log.warning("transformers.bad_config", reason=repr(error))
         model_type = source.config.get("model_type")
         if model_type in transformers.CONFIG_MAPPING:
-            raise LoadError("bad_model", f"config.json makes no sense ({_first_line(error)}). Pull it again.") from None
+            raise LoadError("bad_model", f"config.json makes no sense ({first_line(error)}). Pull it again.") from None
         raise _unsupported(f"its type '{model_type}' is not known") from None
     named = next(iter(config.architectures or ()), None)
     kind: Any = _class(named) if named else transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -216,7 +215,7 @@ def _let_go_of_the_files(model: Any) -> None:
 
 def _reason(error: Exception, source: Source) -> LoadError:
     log.warning("transformers.load_failed", reason=repr(error), exc_info=error)
-    line = _first_line(error)
+    line = first_line(error)
     if source.method and isinstance(error, ImportError | RuntimeError | ValueError):
         return _unsupported(f"its weights are quantized ({source.method}), and this machine cannot take them ({line})")
     if isinstance(error, ImportError):
@@ -237,9 +236,3 @@ def _name(quantize: str, source: Source, model: Any) -> str:
     if quantizer is None or getattr(quantizer.quantization_config, "dequantize", False):
         return ""
     return source.method
-
-
-def _first_line(error: Exception) -> str:
-    """What an error of the library says, on one line and without paths."""
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return re.sub(r"/\S+/", "", line)[:200]
