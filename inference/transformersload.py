@@ -57,7 +57,7 @@ def load_model(spec: Spec, on_progress: OnProgress) -> Loaded:
     _check_packages(spec, source)
     config, kind = _architecture(source)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    needed = _needed(source, spec.quantize, device)
+    needed = transformersmemory.needed(source, spec.quantize, device)
     room = transformersmemory.room(spec, device)
     if needed > room.device + room.overflow:
         raise transformersmemory.too_large(needed, room, spec.quantize)
@@ -102,12 +102,6 @@ def _check_packages(spec: Spec, source: Source) -> None:
             f"Loading a model as {spec.quantize} needs bitsandbytes: pip install bitsandbytes. "
             'Or load it as it is ("quantize": "no").',
         )
-
-
-def _needed(source: Source, quantize: str, device: str) -> int:
-    if source.method:
-        return transformersmemory.weights_as_stored(source.tensors, source.method, device)
-    return transformersmemory.weights(source.tensors, quantize, source.dtype)
 
 
 def _architecture(source: Source) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from inference import memory
 from inference.checkpoint import BITS, Tensor
 from inference.errors import LoadError
 from inference.protocol import Spec
+from inference.source import Source
 
 #: Bytes of one weight that bitsandbytes quantizes: NF4 with its scales (quantized again), and LLM.int8.
 QUANTIZED = {"q4": 0.516, "q8": 1.002}
@@ -49,6 +50,13 @@ class Room(NamedTuple):
 
     device: int
     overflow: int = 0
+
+
+def needed(source: Source, quantize: str, device: str) -> int:
+    """About how many bytes a folder's weights will take."""
+    if source.method:
+        return weights_as_stored(source.tensors, source.method, device)
+    return weights(source.tensors, quantize, source.dtype)
 
 
 def weights(tensors: dict[str, Tensor], quantize: str, stated: str | None) -> int:

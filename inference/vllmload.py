@@ -186,9 +186,7 @@ def _token(spec: Spec, source: Source) -> int:
 def _weights(spec: Spec, source: Source, device: str) -> int:
     from inference import transformersmemory
 
-    if source.method:
-        return transformersmemory.weights_as_stored(source.tensors, source.method, device)
-    return transformersmemory.weights(source.tensors, spec.quantize, source.dtype)
+    return transformersmemory.needed(source, spec.quantize, device)
 
 
 def _dtype(spec: Spec, source: Source) -> str:
