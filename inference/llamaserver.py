@@ -17,6 +17,7 @@ import msgspec
 from inference import memory
 from inference.errors import LoadError, RefusedError
 from inference.gguf import BadGgufError, Shape, read_shape
+from inference.memory import gigabytes
 from inference.protocol import Failure, Request, Spec
 from inference.tools import told, turns
 
@@ -79,7 +80,7 @@ def plan(spec: Spec, free: int) -> Plan:
     if least > free:
         raise LoadError(
             "out_of_memory",
-            f"The model needs {least / 1e9:.1f} GB with the smallest useful context, and {free / 1e9:.1f} GB are free. "
+            f"The model needs {gigabytes(least)} with the smallest useful context, and {gigabytes(free)} are free. "
             "Unload other models, lower MAX_CACHE_MODELS, or take a smaller quantization.",
         )
     left = free - size if spec.memory is None else max(0, min(spec.memory, free) - size)

@@ -1,4 +1,4 @@
-"""How much memory is free, as the kernel and a container's limit say."""
+"""How much memory is free, as the kernel and a container's limit say; and how a size is told."""
 
 import ctypes
 import gc
@@ -25,6 +25,11 @@ def _container(group: Path = Path("/sys/fs/cgroup")) -> int:
     except FileNotFoundError:
         return 1 << 62
     return 1 << 62 if limit == "max" else max(0, int(limit) - int(used))
+
+
+def gigabytes(size: int) -> str:
+    """A size as people read it."""
+    return f"{size / 1e9:.2f} GB"
 
 
 def give_back() -> None:

@@ -9,6 +9,7 @@ import torch
 from inference import memory
 from inference.checkpoint import BITS, Tensor
 from inference.errors import LoadError
+from inference.memory import gigabytes
 from inference.protocol import Spec
 from inference.source import Source
 
@@ -149,8 +150,3 @@ def left(spec: Spec, device: str, taken: int) -> int:
     if spec.memory is None:
         return int(free(device) * SHARE)
     return max(0, min(spec.memory - taken, free(device)))
-
-
-def gigabytes(size: int) -> str:
-    """A size as people read it."""
-    return f"{size / 1e9:.2f} GB"

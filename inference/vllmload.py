@@ -15,6 +15,7 @@ import structlog
 from inference import checkpoint, memory, vlloptions
 from inference.errors import LoadError
 from inference.lastwords import LastWords
+from inference.memory import gigabytes
 from inference.protocol import OnProgress, Spec
 from inference.source import Source, examine
 
@@ -241,10 +242,10 @@ def reason(error: Exception, loaded: Loaded) -> LoadError:
 def _reason(error: Exception, source: Source, room: Room, heard: str) -> LoadError:
     said = heard or f"{type(error).__name__}: {error}"
     if _OUT_OF_MEMORY.search(said) or "-9" in str(error):
-        beside = "" if room.cache is None else f" and {_gigabytes(room.cache)} for keys and values"
+        beside = "" if room.cache is None else f" and {gigabytes(room.cache)} for keys and values"
         return LoadError(
             "out_of_memory",
-            f"Memory ran out while vLLM loaded the model, which needs {_gigabytes(room.weights)} for its weights"
+            f"Memory ran out while vLLM loaded the model, which needs {gigabytes(room.weights)} for its weights"
             f"{beside} ({_line(said)}). {_WAYS}",
         )
     if _DAMAGED.search(said):
@@ -265,17 +266,13 @@ _WAYS = (
 def _too_large(weights: int, room: int, token: int) -> LoadError:
     return LoadError(
         "out_of_memory",
-        f"The weights need {_gigabytes(weights)}, and each token of context {token / 1e6:.3f} MB; there are "
-        f"{_gigabytes(max(0, room))} for both. {_WAYS}",
+        f"The weights need {gigabytes(weights)}, and each token of context {token / 1e6:.3f} MB; there are "
+        f"{gigabytes(max(0, room))} for both. {_WAYS}",
     )
 
 
 def _unsupported(why: str) -> LoadError:
     return LoadError("unsupported_model", f"vLLM cannot take this model: {why}.")
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def _line(said: str) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from app.settings import Settings
 from app.stock import Model
 from inference.errors import LoadError
+from inference.memory import gigabytes
 from tasks.choice import NAMES, Candidate
 
 #: Of a 16-bit checkpoint's bytes, what its weights take in memory. Embeddings and norms are never quantized.
@@ -101,8 +102,3 @@ def advice(row: Model, candidate: Candidate) -> str:
     if row.format == "gguf":
         ways.insert(1, "a smaller quantization of it")
     return f"Try: {', '.join(ways)}."
-
-
-def gigabytes(size: int) -> str:
-    """A size as people read it."""
-    return f"{size / 1e9:.1f} GB"

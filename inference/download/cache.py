@@ -25,6 +25,7 @@ from huggingface_hub.file_download import are_symlinks_supported, repo_folder_na
 
 from inference.download.errors import MAKE_ROOM, DownloadError
 from inference.download.listing import File
+from inference.memory import gigabytes
 
 PARTIAL = ".tokenyard.incomplete"
 #: An unfinished file that nobody came back for in so long goes, in seconds.
@@ -226,6 +227,6 @@ def make_room(folder: Path, missing: int, reserve: int) -> None:
     if missing and missing + reserve > free:
         raise DownloadError(
             "disk_full",
-            f"{missing / 1e9:.1f} GB are still to download and {folder.parent} has {free / 1e9:.1f} GB free, of which "
-            f"PULL_DISK_RESERVE keeps {reserve / 1e9:.1f} GB. {MAKE_ROOM}",
+            f"{gigabytes(missing)} are still to download and {folder.parent} has {gigabytes(free)} free, of which "
+            f"PULL_DISK_RESERVE keeps {gigabytes(reserve)}. {MAKE_ROOM}",
         )

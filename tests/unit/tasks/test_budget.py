@@ -102,7 +102,9 @@ def test_nothing_is_granted_of_what_nobody_knows() -> None:
 def test_the_error_has_figures_and_says_what_to_try() -> None:
     message = too_large(row(), candidate(), need(row(), candidate(), gpu=False), Memory(8 * GB, 7 * GB)).message
 
-    assert all(part in message for part in ("10.0 GB", "7.0 GB", "8.0 GB", "MAX_CACHE_MODELS", "q4", "smaller context"))
+    assert all(
+        part in message for part in ("10.00 GB", "7.00 GB", "8.00 GB", "MAX_CACHE_MODELS", "q4", "smaller context")
+    )
 
 
 def test_four_bit_is_not_recommended_to_who_has_it() -> None:

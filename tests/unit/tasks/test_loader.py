@@ -286,7 +286,7 @@ def test_what_would_not_fit_alone_fails_with_figures_and_ends_nothing(
 
     failure = kernel.loads.failures()[0]
     assert failure.code == "out_of_memory"
-    assert all(part in failure.message for part in ("60.0 GB", "20.0 GB", "q4"))
+    assert all(part in failure.message for part in ("60.00 GB", "20.00 GB", "q4"))
     until(lambda: not tight.loader.loading())
     assert tight.holds() == ["a"]
     tight.close()
