@@ -4,22 +4,18 @@ import ctypes
 import gc
 from pathlib import Path
 
+import psutil
+
 
 def available() -> int:
     """Bytes that this process could still take without pushing others out."""
-    return min(_machine(), _container())
+    return min(int(psutil.virtual_memory().available), _container())
 
 
-def _machine() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def _container(group: Path = Path("/sys/fs/cgroup")) -> int:
+def _container() -> int:
     """What cgroup v2's limit leaves; without a limit, no bound."""
     try:
+        group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text().strip()
         used = (group / "memory.current").read_text()
     except FileNotFoundError:
