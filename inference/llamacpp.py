@@ -95,7 +95,6 @@ class LlamaCppEngine:
     """One GGUF model. A request is prepared (one at a time, in order), waits for a slot, runs on a thread."""
 
     def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
-        started = time.monotonic()
         if spec.path is None:
             raise LoadError("bad_model", "The llama.cpp engine needs the path of a GGUF file.")
         on_progress(0.0)
@@ -118,7 +117,6 @@ class LlamaCppEngine:
             os.getpid(),
             spec.slots,
             self._plan.context,
-            time.monotonic() - started,
             weights_bytes=self._plan.weights,
             cache_bytes=self._plan.cache,
             cache_tokens=self._plan.total,

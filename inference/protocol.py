@@ -162,7 +162,6 @@ class Info(Tagged, frozen=True):
     pid: int
     slots: int
     context: int | None
-    load_seconds: float
     dtype: str = ""  #: what it computes in: "bfloat16", "float32", …
     quantization: str = ""  #: how the weights lie in memory: "nf4", "int8", "gptq", "Q4_K_M", …; "": as they are
     weights_bytes: int = 0

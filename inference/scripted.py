@@ -59,7 +59,7 @@ class ScriptedEngine:
 
     def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
         on_progress(1.0)
-        self.info = Info(spec.engine, os.getpid(), spec.slots, spec.context, 0.0)
+        self.info = Info(spec.engine, os.getpid(), spec.slots, spec.context)
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots)
         self._answers: dict[str, _Answer] = {}
         self._active: list[_Answer] = []

@@ -11,7 +11,6 @@ With more than one slot, requests share their passes, those that answer and thos
 import inspect
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ class TransformersEngine:
     """One model. Its passes run in `steps`, and nowhere else."""
 
     def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
-        started = time.monotonic()
         loaded = load_model(spec, on_progress)
         folder = Path(str(spec.path))
         tokenizer = load_tokenizer(folder)
@@ -65,7 +63,6 @@ class TransformersEngine:
             os.getpid(),
             slots,
             plan.context,
-            time.monotonic() - started,
             dtype=str(loaded.model.dtype).removeprefix("torch."),
             quantization=loaded.quantization,
             weights_bytes=int(loaded.model.get_memory_footprint()),

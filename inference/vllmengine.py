@@ -47,7 +47,6 @@ class VllmEngine:
     """One model. Requests are prepared one at a time, in order; vLLM decides who runs."""
 
     def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
-        started = time.monotonic()
         loaded = vllmload.load(spec, on_progress)
         folder = loaded.source.folder
         tokenizer = load_tokenizer(folder)
@@ -73,7 +72,6 @@ class VllmEngine:
             os.getpid(),
             spec.slots,
             loaded.context,
-            time.monotonic() - started,
             dtype=str(self._engine.model_config.dtype).removeprefix("torch."),
             quantization=loaded.quantization,
             weights_bytes=loaded.room.weights,

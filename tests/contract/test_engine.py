@@ -93,7 +93,6 @@ def test_it_says_what_it_loaded(load: Load) -> None:
     info = load(2).engine.info
     assert info.slots == 2
     assert info.pid > 0
-    assert info.load_seconds >= 0
 
 
 def test_many_requests_at_once_each_get_their_own_answer(load: Load) -> None:

@@ -42,7 +42,7 @@ def measured() -> str:
     meters.EVICTIONS.labels("m").inc()
     meters.GAP.add("m", {0.004: 3, 7.0: 1})
     meters.BATCH.add("m", {2: 1})
-    info = Info("vllm", 1, 4, 4096, 0.0, cache_tokens=1000)
+    info = Info("vllm", 1, 4, 4096, cache_tokens=1000)
     return meters.text([("m", info, 250)])
 
 
