@@ -6,8 +6,6 @@ stdout comes one JSON object, `Facts`, or {"error": code, "message": reason} wit
 own memory and time before it reads them; nothing of them is ever run.
 """
 
-import contextlib
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +16,7 @@ from inference.about import Facts, FactsError, File
 from inference.aboutfolder import of_folder
 from inference.aboutgguf import of_gguf
 from inference.checkpoint import BadCheckpointError
+from inference.confine import confine
 from inference.gguf import BadGgufError, is_gguf
 
 __all__ = ["Facts", "FactsError", "File", "read"]
@@ -48,7 +47,8 @@ def read(path: Path) -> Facts:
 
 def main() -> int:
     """Prints the facts of the one argument. The exit status is 0, or 1 for what is no model."""
-    _limit()
+    confine(MEMORY, CPU_SECONDS)
+    signal.alarm(CLOCK_SECONDS)
     if len(sys.argv) != 2:
         return _say({"error": "unreadable", "message": "usage: python -m inference.facts PATH"}, 2)
     try:
@@ -58,17 +58,6 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - a model that is odd enough to break this is a bad one
         code, message = "bad_model", f"'{Path(sys.argv[1]).name}' is no whole model: {type(error).__name__}."
     return _say({"error": code, "message": message.encode(errors="replace").decode()}, 1)
-
-
-def _limit() -> None:
-    for kind, bound in (
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        with contextlib.suppress(ValueError, OSError):  # a lower bound is set already
-            resource.setrlimit(kind, (bound, bound))
-    signal.alarm(CLOCK_SECONDS)
 
 
 def _say(value: object, status: int) -> int:

@@ -9,14 +9,14 @@ needs no 10 GB of memory. safetensors' own writer would take the whole of it. Th
 https://github.com/huggingface/safetensors#format
 """
 
-import contextlib
 import json
 import os
 import re
-import resource
 import sys
 from pathlib import Path
 from typing import Any
+
+from inference.confine import confine
 
 #: What torch itself takes of address space, in bytes; the pickle comes on top, mapped and once more for old formats.
 OWN_MEMORY = 12 << 30
@@ -34,7 +34,7 @@ class BadPickleError(Exception):
 def main() -> int:
     """Converts, and tells in one line what was wrong."""
     into, pickles = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
-    _confine(max(pickle.stat().st_size for pickle in pickles))
+    confine(OWN_MEMORY + 2 * max(pickle.stat().st_size for pickle in pickles), CPU_SECONDS)
     try:
         convert(into, pickles)
     except BadPickleError as error:
@@ -44,16 +44,6 @@ def main() -> int:
         print("the conversion ran out of the memory that it may use")  # noqa: T201
         return 1
     return 0
-
-
-def _confine(size: int) -> None:
-    for kind, bound in (
-        (resource.RLIMIT_AS, OWN_MEMORY + 2 * size),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        with contextlib.suppress(ValueError, OSError):  # a lower bound is set already
-            resource.setrlimit(kind, (bound, bound))
 
 
 def convert(into: Path, pickles: list[Path]) -> None:

@@ -89,11 +89,14 @@ def test_a_pickle_that_would_run_something_is_refused(fetch: Fetch, tmp_path: Pa
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_the_converter_is_confined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_converter_is_confined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bounds: dict[int, Any] = {}
     monkeypatch.setattr(resource, "setrlimit", bounds.__setitem__)
+    monkeypatch.setattr(pickles, "convert", lambda into, files: None)
+    (tmp_path / "w.bin").write_bytes(b"x" * 1_000_000)
+    monkeypatch.setattr("sys.argv", ["pickles", str(tmp_path), str(tmp_path / "w.bin")])
 
-    pickles._confine(1_000_000)
+    assert pickles.main() == 0
 
     assert bounds[resource.RLIMIT_AS][0] == pickles.OWN_MEMORY + 2_000_000
     assert bounds[resource.RLIMIT_CPU][0] <= 3600
