@@ -1,23 +1,20 @@
 """The facts of a GGUF model: one file, or all parts of one that was cut."""
 
-import re
 from pathlib import Path
 
-from inference.about import MOST_FILES, MOST_TEMPLATE, Facts, FactsError, File
-from inference.gguf import Header, Value, read_header, shape_of
-
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+from inference.about import MOST_TEMPLATE, Facts, FactsError, File
+from inference.gguf import Header, Value, parts, read_header, shape_of
 
 
 def of_gguf(path: Path) -> Facts:
     """Raises FactsError, BadGgufError, OSError."""
-    parts = _parts(path)
-    headers = [read_header(part) for part in parts]
+    whole = _parts(path)
+    headers = [read_header(part) for part in whole]
     first = headers[0]
     _refuse_helpers(path, first)
     shape = shape_of(first.values)
     family = _text(first.values, "general.architecture")
-    files = [File(part.name, part.stat().st_size) for part in parts]
+    files = [File(part.name, part.stat().st_size) for part in whole]
     return Facts(
         format="gguf",
         architecture=family,
@@ -37,18 +34,14 @@ def of_gguf(path: Path) -> Facts:
 
 
 def _parts(path: Path) -> list[Path]:
-    """All parts of a model that was cut into several files. Raises FactsError where one is missing."""
-    match = _PART.search(path.name)
-    if match is None:
-        return [path]
-    if int(match[1]) != 1:
+    """All parts of the model. Raises FactsError where one is missing."""
+    whole = parts(path)
+    if path != whole[0]:
         raise FactsError("not_a_model", f"'{path.name}' is a part of a model; its first part stands for it.")
-    count = min(int(match[2]), MOST_FILES)
-    parts = [path.with_name(f"{path.name[: match.start()]}-{n:05d}-of-{match[2]}.gguf") for n in range(1, count + 1)]
-    for part in parts:
+    for part in whole:
         if not part.is_file():
             raise FactsError("bad_model", f"'{path.name}' is not whole: its part {part.name} is missing.")
-    return parts
+    return whole
 
 
 def _refuse_helpers(path: Path, header: Header) -> None:

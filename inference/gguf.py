@@ -5,6 +5,7 @@ from strangers, so each size in it is checked against a bound and the file's own
 """
 
 import math
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -31,6 +32,7 @@ _MOST_DIMENSIONS = 4
 _KEPT_ITEMS = 4096
 _KEPT_TEXT = 1 << 20
 _ALIGNMENT = 32
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
 Value = str | int | float | bool | list[int | float | bool] | None
 
@@ -54,6 +56,15 @@ class Header(msgspec.Struct, frozen=True):
     elements: int  #: of all tensors together, which is the model's number of parameters
     quantization: str  #: "Q4_K_M", "F16", …; "": unknown
     bytes: int  #: of all tensors together
+
+
+def parts(path: Path) -> list[Path]:
+    """All files of a model that was cut into several, the first one first, whether they are there or not."""
+    cut = _PART.search(path.name)
+    if cut is None:
+        return [path]
+    stem, count = path.name[: cut.start()], max(1, int(cut[1]))
+    return [path.with_name(f"{stem}-{n:05d}-of-{cut[1]}.gguf") for n in range(1, count + 1)]
 
 
 def is_gguf(path: Path) -> bool:

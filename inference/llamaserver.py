@@ -1,9 +1,7 @@
 """Loading llama.cpp's server: how large its context is to be, and its loopback door."""
 
-import glob
 import http.client
 import json
-import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +14,7 @@ import msgspec
 
 from inference import memory
 from inference.errors import LoadError, RefusedError
-from inference.gguf import BadGgufError, Shape, read_shape
+from inference.gguf import BadGgufError, Shape, parts, read_shape
 from inference.memory import gigabytes
 from inference.protocol import Failure, Request, Spec
 from inference.tools import told, turns
@@ -31,7 +29,6 @@ SHARE = 0.25
 LEAST = 2048
 #: Where the build for NVIDIA's GPUs is had (the wheel on PyPI serves the CPU alone).
 CUDA_BUILD = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp/whl/cu128"
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 #: How long a request's prompt may take to be rendered, in seconds.
 RENDER_SECONDS = 5.0
 #: How long the loopback server may take for anything, in seconds. What is slower than that never ends.
@@ -71,7 +68,7 @@ def plan(spec: Spec, free: int) -> Plan:
     """
     path = Path(str(spec.path))
     try:
-        shape, size = read_shape(path), sum(part.stat().st_size for part in _parts(path))
+        shape, size = read_shape(path), sum(part.stat().st_size for part in parts(path))
     except BadGgufError as error:
         raise LoadError("bad_model", f"{path} is not a whole GGUF file: {error}. Pull the model again.") from None
     except OSError as error:
@@ -86,12 +83,6 @@ def plan(spec: Spec, free: int) -> Plan:
     left = free - size if spec.memory is None else max(0, min(spec.memory, free) - size)
     sizes = _plan(shape, spec, int(left * SHARE) if spec.memory is None else left)
     return msgspec.structs.replace(sizes, weights=size, token=shape.kv_bytes)
-
-
-def _parts(path: Path) -> list[Path]:
-    """All files of a model that was cut into several."""
-    cut = _PART.search(path.name)
-    return sorted(path.parent.glob(f"{glob.escape(path.name[: cut.start()])}-*-of-{cut[1]}.gguf")) if cut else [path]
 
 
 def _plan(shape: Shape, spec: Spec, budget: int) -> Plan:

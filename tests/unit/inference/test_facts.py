@@ -82,6 +82,7 @@ def test_a_gguf_model_in_parts_is_counted_over_its_parts(tmp_path: Path) -> None
     with pytest.raises(FactsError, match="first part stands for it") as caught:
         read(second)
     assert caught.value.code == "not_a_model"
+    assert read(write_gguf(tmp_path / "m-00001-of-00000.gguf")).parameters == 2 * 64
 
 
 @pytest.mark.parametrize(

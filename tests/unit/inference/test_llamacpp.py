@@ -263,6 +263,9 @@ def test_a_budget_bounds_the_cache(starter_gguf: Path) -> None:
 def test_all_parts_of_a_model_count(tmp_path: Path, starter_gguf: Path) -> None:
     first = tmp_path / "m-00001-of-00002.gguf"
     first.symlink_to(starter_gguf)
+    with pytest.raises(LoadError, match="cannot be read: No such file") as caught:
+        llamaserver.plan(Spec("llamacpp", str(first), 1), 10**10)
+    assert caught.value.code == "bad_model"
     (tmp_path / "m-00002-of-00002.gguf").write_bytes(b"x" * 1000)
 
     assert llamaserver.plan(Spec("llamacpp", str(first), 1), 10**10).weights == starter_gguf.stat().st_size + 1000
