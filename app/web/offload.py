@@ -7,7 +7,7 @@ them alone, and would soon fill the threads that readers need.
 
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar, cast
 
 import gevent
@@ -39,7 +39,6 @@ READS = {name for name in vars(Reads) if not name.startswith("_")} | set(_ASKING
 
 #: Which threads of the operating system are the pool's own: what they call further is where it may block already.
 _threads = monkey.get_original("threading", "local")()
-_computing = Semaphore()
 
 
 def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -49,10 +48,13 @@ def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def offload_one(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """As `offload`, for what only computes: one at a time, as they share one interpreter, and readers need threads."""
-    if not _must_not_block():
-        return fn(*args, **kwargs)
-    with _computing:
-        return offload(fn, *args, **kwargs)
+    return _in_pool(_computer(), fn, *args, **kwargs) if _must_not_block() else fn(*args, **kwargs)
+
+
+@cache
+def _computer() -> ThreadPool:
+    """Always the same thread: each keeps the memory that its largest body took."""
+    return ThreadPool(1)
 
 
 def _must_not_block() -> bool:
