@@ -2,7 +2,6 @@
 
 import statistics
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ import httpx
 from bench.durability import of_streams
 from bench.engines import starters
 from bench.results import Row, ratio, say
-from bench.yard import yard
+from bench.yard import key, yard
 from inference.remote import ENVIRONMENT
-from tests.stack import ROOT, Stack
+from tests.stack import ROOT
 
 #: How an engine's threads wait, on both sides: at one stream it makes three times as many tokens a second.
 SPINS = ENVIRONMENT["GOMP_SPINCOUNT"]
@@ -26,7 +25,7 @@ SPINS = ENVIRONMENT["GOMP_SPINCOUNT"]
 BEFORE_DURABILITY = "b07bb9b"
 BEFORE_KEYS = "688836a"
 #: A user whom every limit is counted for, and who meets none.
-LIMITS = {"requests-per-minute": 1_000_000, "max-running": 64, "max-queued": 4096}
+LIMITS = ("--requests-per-minute=1000000", "--max-running=64", "--max-queued=4096")
 
 
 def durability(quick: bool) -> list[Row]:
@@ -73,15 +72,8 @@ def _stack(root: Path, *, limited: bool = False) -> Iterator[httpx.Client]:
         settings |= {"API_KEY": token_urlsafe()}
     with yard(root=root, **settings) as stack, httpx.Client(base_url=stack.url, timeout=300) as client:
         if limited:
-            client.headers["Authorization"] = f"Bearer {_key(stack)}"
+            client.headers["Authorization"] = f"Bearer {key(stack, *LIMITS)}"
         yield client
-
-
-def _key(stack: Stack) -> str:
-    limits = (f"--{name}={value}" for name, value in LIMITS.items())
-    command = [sys.executable, "-m", "app.cli", "keys", "create", "bench", *limits]
-    made = subprocess.run(command, check=True, env=stack.env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    return made.stdout.strip()
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """`python -m bench.soak [MINUTES [PACE]]`: random bad input and good load together, on a stack of its own.
 
+An operator asks for answers, a user meets its limits.
+
 Ends with 1 when an answer was a 5xx, a good one failed, when memory or descriptors of any part of the stack grew from
 the first quarter of the time to the last, or when the broker holds more keys than before once the last streams have
 gone. The bad input is tests/badinput.py's, and random bytes.
@@ -16,12 +18,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any, NamedTuple, cast
 
 import httpx
 import redis
 from websocket import WebSocketException, create_connection
 
+from bench.yard import key
 from tests import badinput
 from tests.badinput import BROKEN, CASES, FRAMES, GOOD, RAW
 from tests.stack import Stack, broker, take_sigterm_for_ctrl_c
@@ -32,6 +36,8 @@ TEXT, BINARY = 1, 2
 PACE, LOOK = 0.1, 5.0
 #: What a part may differ by between the quarters: megabytes, a share, descriptors; and the broker in keys, at rest.
 MEMORY_MB, MEMORY_SHARE, FILES, KEYS = 16.0, 0.05, 8, 20
+#: Requests that the user may make in a minute: some are refused.
+MINUTE = 60
 #: Seconds that the streams of ended jobs stay.
 STREAM_TTL = 20
 
@@ -48,18 +54,20 @@ class Soak:
 
     def __init__(self, stack: Stack, seconds: float, pace: float, seed: int) -> None:
         self._stack = stack
+        self._user = {"Authorization": f"Bearer {key(stack, f'--requests-per-minute={MINUTE}', '--max-queued=8')}"}
         self._pace = pace
         self._until = time.monotonic() + seconds
         self._random = random.Random(seed)  # noqa: S311 - no secret hangs on it
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self.samples: dict[str, list[Sample]] = {part: [] for part in (*PARTS, "broker")}
+        self._file = ""
         self._lock = threading.Lock()
         self._keys = self._count_keys()
 
     def run(self) -> None:
         """Until the time is over."""
-        senders: list[Callable[[httpx.Client], None]] = [self._good, self._good, self._bad, self._bad, self._bytes]
+        senders = [self._good, self._good, self._limited, self._bad, self._bad, self._bytes]
         with ThreadPoolExecutor(len(senders) + 2) as pool:
             working = [pool.submit(self._often, sender) for sender in senders]
             working += [pool.submit(self._sockets), pool.submit(self._measure)]
@@ -70,7 +78,10 @@ class Soak:
                 self._until = 0.0  # whoever was interrupted waits for no sender
 
     def _often(self, send: Callable[[httpx.Client], None]) -> None:
-        with httpx.Client(base_url=self._stack.url, timeout=30, trust_env=False) as client:
+        headers = self._stack.http.headers["Authorization"]
+        with httpx.Client(
+            base_url=self._stack.url, timeout=30, trust_env=False, headers={"Authorization": headers}
+        ) as client:
             while time.monotonic() < self._until:
                 try:
                     send(client)
@@ -90,6 +101,24 @@ class Soak:
         right = answer.status_code == 200 and ("t15" in answer.text)
         self._note("good", "" if right else f"good: {answer.status_code} {answer.text[:200]}")
 
+    def _limited(self, client: httpx.Client) -> None:
+        """A user who has more to ask than the key allows: jobs, lines, files and batches."""
+        line = json.dumps({"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": GOOD})
+        match self._random.randrange(3):
+            case 0:
+                lines, headers = json.dumps(GOOD) + "\n", self._user | {"Content-Type": "application/x-ndjson"}
+                answer = client.post("/jobs", content=2 * lines, headers=headers)
+            case 1:
+                form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", line.encode())}}
+                answer = client.post("/v1/files", headers=self._user, **form)
+                if answer.status_code == 200:
+                    self._file = answer.json()["id"]
+            case _:
+                batch = {"input_file_id": self._file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+                answer = client.post("/v1/batches", json=batch, headers=self._user)
+        expected = answer.status_code in (200, 202, 429) or (answer.status_code == 404 and not self._file)
+        self._note(f"user {answer.status_code}", "" if expected else f"user: {answer.status_code} {answer.text[:200]}")
+
     def _bad(self, client: httpx.Client) -> None:
         case = self._random.choice(CASES)
         answer = client.request(case.method, case.path, content=case.body or None, headers=case.headers)
@@ -103,14 +132,16 @@ class Soak:
         path = self._random.choice(badinput.CHATS)
         answer = client.post(path, content=body[:at] + noise + body[at:], headers={"Content-Type": badinput.JSON})
         self._note("random", f"{path} random: {answer.text[:200]}" if answer.status_code >= 500 else "")
-        status, _ = badinput.exchange(self._stack.url, self._random.choice(list(RAW.values()))[0])
+        sent, _ = self._random.choice(list(RAW.values()))
+        line = f"\r\nAuthorization: {self._user['Authorization']}\r\n".encode()
+        status, _ = badinput.exchange(self._stack.url, sent.replace(b"\r\n", line, 1))
         self._note("raw", f"raw: {status}" if status >= 500 else "")
 
     def _sockets(self) -> None:
         url = self._stack.url.replace("http", "ws") + "/ws"
         while time.monotonic() < self._until:
             with suppress(WebSocketException, OSError):
-                wire = create_connection(url, timeout=10)
+                wire = create_connection(url, timeout=10, header=self._user)
                 for _ in range(5):
                     raw, _code = self._random.choice(list(FRAMES.values()))
                     wire.send(raw, TEXT if isinstance(raw, str) else BINARY)
@@ -170,7 +201,9 @@ def _median(samples: list[Sample]) -> Sample:
 def stack(folder: Path) -> Iterator[Stack]:
     """One whose streams and jobs are forgotten soon, so that what stays shows."""
     with broker(folder) as url:
-        whole = Stack(folder, url, STREAM_TTL_SECONDS=str(STREAM_TTL), RETENTION_JOBS="200", RENEW_SECONDS="5")
+        settings = {"STREAM_TTL_SECONDS": str(STREAM_TTL), "RETENTION_JOBS": "200", "RENEW_SECONDS": "5"}
+        whole = Stack(folder, url, **settings, API_KEY=(operator := token_urlsafe()))
+        whole.http.headers["Authorization"] = f"Bearer {operator}"
         whole.run("migrate")
         try:
             whole.start(*PARTS)

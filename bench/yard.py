@@ -1,5 +1,7 @@
 """A stack to measure, and what its processes cost."""
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,13 @@ def yard(*parts: str, root: str | Path = ROOT, **settings: str) -> Iterator[Stac
             yield stack
         finally:
             stack.close()
+
+
+def key(stack: Stack, *limits: str) -> str:
+    """Of a user whose limits, as the command takes them, are counted."""
+    command = [sys.executable, "-m", "app.cli", "keys", "create", "bench", *limits]
+    made = subprocess.run(command, check=True, env=stack.env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return made.stdout.strip()
 
 
 class Cost:

@@ -582,7 +582,7 @@ def exchange(url: str, sent: bytes) -> tuple[int, dict[str, Any]]:
             sock.sendall(sent)
         response = _read(sock)
     head, _, body = response.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)
+    return int(head.split()[1]), json.loads(body.splitlines()[0])  # what is left may be a bad request of its own
 
 
 def _read(sock: socket.socket) -> bytes:
