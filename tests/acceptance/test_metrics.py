@@ -137,7 +137,7 @@ def test_metrics_agree_with_the_database_to_the_job_after_500_jobs_and_kills(own
     own_stack.ready()
     for job in sent.json()["ids"][-5:]:
         own_stack.http.delete(f"/jobs/{job}")
-    eventually(lambda: standing()["open"] == 0, seconds=120, what="the end of all")
+    eventually(lambda: standing()["open"] == 0, seconds=300, what="the end of all")
     own_stack.finished(long)
 
     spent, ends = rows(own_stack)

@@ -70,7 +70,7 @@ def pull(stack: Stack, model: str, **fields: Any) -> str:
 
 
 def test_a_puller_that_is_killed_at_half_costs_not_a_byte_of_a_finished_file(stack: Stack, hub: FakeHub) -> None:
-    hub.throttle = 250_000
+    hub.throttle = 100_000
     job_id = pull(stack, "gpt2")
     viewer = Viewer(stack, job_id)
     eventually(lambda: viewer.progress() and viewer.progress()[-1]["progress"] > 0.5, seconds=60, what="half of it")

@@ -98,7 +98,7 @@ def test_up_ends_what_an_earlier_one_left(up: Up) -> None:
     up.log.write_text("")
 
     up.process = up.run("up")
-    eventually(lambda: "Ctrl-C ends" in up.said(), seconds=60)
+    eventually(lambda: "Ctrl-C ends" in up.said(), seconds=120)
 
     assert "that an earlier stack had left" in up.said()
 

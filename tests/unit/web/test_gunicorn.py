@@ -59,7 +59,7 @@ def serving(
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: _is_live(url), 30)
+        until(lambda: _is_live(url), 90)
         yield url, psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGQUIT)
