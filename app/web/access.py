@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from flask import Flask, Response, current_app, g, has_request_context, request
 
-from app.apikeys import Identity, Keyring, Proof, Role
+from app.apikeys import Identity, Proof, Role
 from app.errors import KeyEndedError, NotAllowedError, TooManyRequestsError, UnavailableError
 from app.kernel import Kernel
+from app.keyring import Keyring
 from app.logins import csrf
 from app.rates import Rate
 from app.stock import Model

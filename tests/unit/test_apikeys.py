@@ -9,13 +9,14 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from app import apikeys, settings
-from app.apikeys import ApiKeys, Identity, KeyNotFoundError, Keyring, Proof, Role, require_key
+from app import keyring, settings
+from app.apikeys import ApiKeys, Identity, KeyNotFoundError, Proof, Role, require_key
 from app.cli import app
 from app.cli.migrate import migrate
 from app.clock import Clock
 from app.database import Database
 from app.errors import BadSettingsError, InvalidRequestError, NotAllowedError, UnavailableError
+from app.keyring import Keyring
 from app.models import ApiKey
 from app.settings import Settings
 
@@ -69,7 +70,7 @@ def test_what_is_no_key_is_nobody(keys: ApiKeys) -> None:
 
 
 def test_a_revoked_and_an_expired_key_are_nobody(keys: ApiKeys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apikeys, "FRESH", 0.0)
+    monkeypatch.setattr(keyring, "FRESH", 0.0)
     key, short = keys.create("alice", Role.USER), keys.create("bob", Role.USER, expires_in=0.05)
     known = ring(keys)
     assert known.identify(Proof.of(key)) is not None
@@ -132,7 +133,7 @@ def test_keys_are_read_once_a_while_however_many_ask(keys: ApiKeys) -> None:
     with ThreadPoolExecutor(16) as pool:
         guesses = [pool.submit(known.identify, Proof.of(f"ty-{n:012x}-" + "x" * 43)) for n in range(64)]
     assert [guess.result() for guess in guesses] == [None] * 64
-    assert len(reads) <= 1 + (time.monotonic() - began) / apikeys.MISSING
+    assert len(reads) <= 1 + (time.monotonic() - began) / keyring.MISSING
 
 
 def test_a_stream_asks_without_waiting_and_all_of_them_read_once(keys: ApiKeys) -> None:
@@ -149,7 +150,7 @@ def test_a_stream_asks_without_waiting_and_all_of_them_read_once(keys: ApiKeys) 
     assert known.identify(proof) is not None
     keys.revoke("alice")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apikeys, "FRESH", 0.0)
+        patch.setattr(keyring, "FRESH", 0.0)
         assert all([known.still(proof) for _ in range(500)])  # while the database hangs
         assert reads[0] == 2
         stuck.set()
@@ -172,9 +173,9 @@ def test_while_the_database_is_away_what_was_known_holds_for_a_while(
     proof = Proof.of(keys.create("alice", Role.USER))
     assert known.identify(proof) is not None
     away.append(True)
-    monkeypatch.setattr(apikeys, "FRESH", 0.0)
+    monkeypatch.setattr(keyring, "FRESH", 0.0)
     assert known.identify(proof) is not None
-    monkeypatch.setattr(apikeys, "STALE", 0.0)
+    monkeypatch.setattr(keyring, "STALE", 0.0)
     with pytest.raises(UnavailableError):
         known.identify(proof)
 

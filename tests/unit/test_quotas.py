@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from app.apikeys import ApiKeys, Keyring, Proof, Role
+from app.apikeys import ApiKeys, Proof, Role
 from app.batches import Batches
 from app.clock import Clock
 from app.database import Database
 from app.errors import NotAllowedError, QueueFullError
 from app.jobs import State
+from app.keyring import Keyring
 from app.models import Batch
 from app.settings import Settings
 from app.store import Outcome, Store

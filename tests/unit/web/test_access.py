@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import apikeys
+from app import keyring
 from app.apikeys import Role
 from app.events import Token
 from app.kernel import Kernel
@@ -34,7 +34,7 @@ def api_key() -> str:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are read again at each request."""
-    monkeypatch.setattr(apikeys, "FRESH", 0.0)
+    monkeypatch.setattr(keyring, "FRESH", 0.0)
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from app import apikeys
+from app import keyring
 from app.apikeys import Role
 from app.kernel import Kernel
 from app.web import create_app
@@ -40,7 +40,7 @@ def test_pages_of_this_machine_may_ask_while_nobody_else_can(client: FlaskClient
 def test_without_a_key_nothing_comes_through_a_proxy(
     client: FlaskClient, kernel: Kernel, header: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apikeys, "FRESH", 0.0)
+    monkeypatch.setattr(keyring, "FRESH", 0.0)
     through = {header: "for=203.0.113.9"}
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade"}
     for path, more in {"/diag": {}, "/jobs": {}, "/nothing": {}, "/ws": upgrade}.items():
