@@ -106,14 +106,13 @@ class Bus:
         """
         ttl = max(0, int(seconds)) + self._ttl
         with available():
-            keys = [_fence(job_id), _stream(job_id)]
-            return bool(self._install(keys=keys, args=[attempt, ttl, *(["anew"] if anew else [])]))
+            return bool(self._install(keys=_keys(job_id), args=[attempt, ttl, *(["anew"] if anew else [])]))
 
     def open_and_close(self, node: str, last: Sequence[Entry]) -> None:
         """For PAGE jobs at most that emitted nothing: streams of a terminal event alone, which go after a while."""
         with available(), self.redis.pipeline(transaction=False) as pipe:
             for job_id, attempt, _ in last:
-                self._install(keys=[_fence(job_id), _stream(job_id)], args=[attempt, self._ttl], client=pipe)
+                self._install(keys=_keys(job_id), args=[attempt, self._ttl], client=pipe)
             pipe.execute()
         self.append(node, last)
 
@@ -224,8 +223,9 @@ def _stored(frame: bytes) -> Stored | None:
     return None
 
 
-def _fence(job_id: str) -> str:
-    return f"{PREFIX}fence:{job_id}"
+def _keys(job_id: str) -> list[str]:
+    """A job's fence, and its stream."""
+    return [f"{PREFIX}fence:{job_id}", _stream(job_id)]
 
 
 def _stream(job_id: str) -> str:

@@ -153,14 +153,6 @@ class Dispatcher:
                 if outcome.begun:
                     self._close(outcome)
 
-    def close_left(self) -> None:
-        """Closes streams that nobody could: the broker was away then, or whoever ended the jobs died.
-
-        Raises UnavailableError where the broker is away still: that is asked once, not for each of many jobs.
-        """
-        self._bus.ping()
-        self.close_streams(self._store.unclosed())
-
     def _close(self, outcome: Outcome) -> None:
         """Shuts every earlier attempt out of the stream, keeps what they emitted, and tells the end.
 

@@ -17,6 +17,19 @@ from app.settings import Settings
 
 #: Entries of one folder that are looked at.
 MOST_LISTED = 50_000
+#: Folders within folders, and entries in all, that a walk looks at.
+MOST_DEPTH = 5
+MOST_ENTRIES = 200_000
+_PART = re.compile(r"-(\d{5})-of-\d{5}$")
+_QUANT = re.compile(
+    r"(?<![a-z0-9])((?:ud-)?(?:i?q\d[a-z0-9]*(?:_[a-z0-9]+)*|bf16|fp?16|fp?32|[mn]x?v?fp4|tq\d_\d))(?![a-z0-9])", re.I
+)
+#: More than any manifest has, in bytes.
+MOST_MANIFEST = 1 << 22
+_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_PUBLIC = {"registry.ollama.ai", "ollama.com"}
+#: The child of a list that suits llama.cpp, the best first. Ollama also has some for MLX.
+_RUNNERS = ("llamacpp", "ggml", "ollama", "")
 
 
 class Found(NamedTuple):
@@ -40,15 +53,6 @@ def listed(place: Path) -> list[Path]:
         return sorted(islice(place.iterdir(), MOST_LISTED))
     except OSError:
         return []
-
-
-#: Folders within folders, and entries in all, that a walk looks at.
-MOST_DEPTH = 5
-MOST_ENTRIES = 200_000
-_PART = re.compile(r"-(\d{5})-of-\d{5}$")
-_QUANT = re.compile(
-    r"(?<![a-z0-9])((?:ud-)?(?:i?q\d[a-z0-9]*(?:_[a-z0-9]+)*|bf16|fp?16|fp?32|[mn]x?v?fp4|tq\d_\d))(?![a-z0-9])", re.I
-)
 
 
 def everything(settings: Settings) -> Iterator[Found]:
@@ -168,16 +172,12 @@ def _walk(root: Path) -> Iterator[Path]:
             waiting += [(path, depth + 1) for path in reversed(inner)]
 
 
-#: More than any manifest has, in bytes.
-MOST_MANIFEST = 1 << 22
-_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-_PUBLIC = {"registry.ollama.ai", "ollama.com"}
-#: The child of a list that suits llama.cpp, the best first. Ollama also has some for MLX.
-_RUNNERS = ("llamacpp", "ggml", "ollama", "")
-
-
 def ollama(root: Path) -> Iterator[Found]:
-    """Its models. Names that stand for one blob are one model here."""
+    """Ollama's own store: manifests by name, which point to blobs by digest. Names of one blob are one model here.
+
+    Since version 0.40 it keeps them under manifests-v2, with lists of manifests for several runners, and the older tree
+    for downgrades alone. https://github.com/ollama/ollama/tree/main/manifest
+    """
     names: dict[Path, list[str]] = {}
     seen: set[str] = set()
     for tree in ("manifests-v2", "manifests"):

@@ -155,7 +155,7 @@ class Loader:
             meters.LOAD_SECONDS.labels(order.model, order.backend).observe(bay.load_ns / 1e9)
             self._garage.park(bay)
             self._done(order)
-            self._release(order.model)
+            self._kernel.dispatcher.release(order.model)
 
     def _fetch(self, order: Order, row: Model) -> None:
         """Other loads need not wait for the download: at its end, the model is placed again."""
@@ -169,10 +169,6 @@ class Loader:
         with later("not_fetched", model=row.name):  # the next sweep places it again
             self._kernel.dispatcher.fetch(row, self._kernel.settings.node)
         self._done(order)
-
-    def _release(self, model: str) -> None:
-        with later("not_released", model=model):  # the next sweep does it
-            self._kernel.dispatcher.release(model)
 
     def _ended(self, order: Order, failure: Failure) -> None:
         for model in reversed(order.evicted):  # what made room for nothing comes back, at nobody's expense

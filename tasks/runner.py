@@ -86,9 +86,8 @@ class Runner:
     def _run_alone(self, job_id: str) -> None:
         """A job under which workers died twice runs where its death hits no other."""
         if time.monotonic() < self._crowded_until:
-            self._kernel.store.unrelease(
-                [job_id]
-            )  # for the sweep, or another holder; sent at once, it came back at once
+            # For the sweep, or another holder: sent at once, it came back at once.
+            self._kernel.store.unrelease([job_id])
             return
         if not self.gate.close():
             self._pass_on(job_id)

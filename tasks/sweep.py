@@ -34,12 +34,10 @@ class Watch:
         """The lives whose process is gone from this host, or whose counter stood still for a lease."""
         now = time.monotonic()
         self._seen = {life.id: self._moved(life, now) for life in lives}
-        self._processes = {life.id: self._processes.get(life.id) or _process_of(life) for life in lives}
-        return [
-            life
-            for life in lives
-            if (life.host == host and self._is_gone(life)) or now - self._seen[life.id][1] > lease
-        ]
+        ours = [life for life in lives if life.host == host]
+        self._processes = {life.id: self._processes.get(life.id) or _process_of(life) for life in ours}
+        gone = {life.id for life in ours if self._is_gone(life)}
+        return [life for life in lives if life.id in gone or now - self._seen[life.id][1] > lease]
 
     def _moved(self, life: Life, now: float) -> tuple[int, float]:
         seen = self._seen.get(life.id)
@@ -120,8 +118,8 @@ def sweep(kernel: Kernel) -> None:
         kernel.orders.empty()
     kernel.dispatcher.catch_up()
     kernel.batches.advance()
-    with suppress(UnavailableError):
-        kernel.dispatcher.close_left()
+    # What nobody could close: the broker was away, or whoever ended the jobs died.
+    kernel.dispatcher.close_streams(kernel.store.unclosed())
     kernel.files.sweep()
     kernel.sessions.prune()
     kernel.registry.mark(SWEEPER, SWEPT)

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Self
 
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.kernel import Kernel
 from app.stock import Model
 from app.web.access import usable
+from app.web.bodies import encode
 from app.web.schemas import MAX_MESSAGES, MAX_SCHEMA, ChatBody, Message, schema_text
 
 MAX_TOOLS = 128
@@ -111,7 +111,7 @@ def _call(function: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return encode(value).decode()
 
 
 def named(kernel: Kernel) -> dict[str, Model]:

@@ -53,7 +53,7 @@ def offload_one(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 @cache
 def _computer() -> ThreadPool:
-    """Always the same thread: each keeps the memory that its largest body took."""
+    """A pool of one thread is a queue: nobody waits for it in a thread that readers need."""
     return ThreadPool(1)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import msgspec
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -15,7 +14,7 @@ from pydantic import (
 
 from app.durations import seconds_of
 from app.jobs import DEFAULT_PRIORITY, Kind
-from app.web.bodies import is_deeper
+from app.web.bodies import encode, is_deeper
 
 MAX_TIMEOUT = 600
 MAX_STOPS = 16
@@ -30,7 +29,7 @@ def schema_text(schema: dict[str, Any]) -> str:
     """A JSON schema as text. Raises ValueError for one that is too large."""
     if is_deeper(schema, MAX_SCHEMA_DEPTH):
         raise ValueError(f"a JSON schema is nested {MAX_SCHEMA_DEPTH} deep at most")
-    text = msgspec.json.encode(schema).decode()
+    text = encode(schema).decode()
     if len(text) > MAX_SCHEMA:
         raise ValueError(f"a JSON schema has {MAX_SCHEMA // 1024} KiB at most")
     return text
