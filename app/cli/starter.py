@@ -52,19 +52,20 @@ def add_bf16(settings: Settings, env: Mapping[str, str] = os.environ) -> str:
             settings,
             BF16,
             lambda catalog: settings.starter_bf16 or _convert(Path(catalog.get(NAME).path), folder, env),
+            ": the same weights as safetensors, for vLLM and transformers",
         )
     except ModelNotDownloadedError as error:
         raise StarterError(f"{BF16} is made out of {NAME}, which is not here. Later: tokenyard starter") from error
 
 
-def _add(settings: Settings, name: str, make: Callable[[Catalog], Path]) -> str:
+def _add(settings: Settings, name: str, make: Callable[[Catalog], Path], about: str = "") -> str:
     with closing(Database(settings.database_url)) as database:
         catalog = Catalog(database, node=settings.store_node)
         there = catalog.own(name)
         if there is not None and is_here(there):
             return f"The starter model {name} is here."
         import_model(settings, catalog, make(catalog).absolute(), name, source="starter")
-    return f"The starter model {name} is ready."
+    return f"The starter model {name} is ready{about}."
 
 
 def can_make_bf16(settings: Settings) -> bool:
