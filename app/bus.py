@@ -64,13 +64,14 @@ return refused
 #: What stands before a frame there: attempt and seq.
 _NUMBERS = struct.Struct(">II")
 
-# A fence only rises. Returns 1 where it now stands at this attempt; with ARGV[3], the stream begins anew then.
+# A fence only rises. Returns how many events the stream has, now that it stands at this attempt; with ARGV[3], the
+# stream begins anew then.
 _INSTALL = """
 local current = tonumber(redis.call('GET', KEYS[1]) or '0')
-if current > tonumber(ARGV[1]) then return 0 end
+if current > tonumber(ARGV[1]) then return nil end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 if ARGV[3] then redis.call('DEL', KEYS[2]) else redis.call('EXPIRE', KEYS[2], ARGV[2]) end
-return 1
+return redis.call('XLEN', KEYS[2])
 """
 
 
@@ -99,14 +100,15 @@ class Bus:
         self._append = client.register_script(_APPEND)
         self._install = client.register_script(_INSTALL)
 
-    def install(self, job_id: str, attempt: int, seconds: float, *, anew: bool = False) -> bool:
-        """Raises the fence of a job to this attempt; it and the stream live that long. False: a later one stands.
+    def install(self, job_id: str, attempt: int, seconds: float, *, anew: bool = False) -> int | None:
+        """Raises the fence of a job to this attempt; it and the stream live that long. None: a later one stands.
 
-        `anew`: what the stream had is gone then.
+        Returns how many events the stream has. `anew`: what it had is gone.
         """
         ttl = max(0, int(seconds)) + self._ttl
         with available():
-            return bool(self._install(keys=_keys(job_id), args=[attempt, ttl, *(["anew"] if anew else [])]))
+            events: int | None = self._install(keys=_keys(job_id), args=[attempt, ttl, *(["anew"] if anew else [])])
+            return events
 
     def open_and_close(self, node: str, last: Sequence[Entry]) -> None:
         """For PAGE jobs at most that emitted nothing: streams of a terminal event alone, which go after a while."""
@@ -151,12 +153,12 @@ class Bus:
 
     def restore(self, node: str, job_id: str, attempt: int, seconds: float, entries: list[Entry]) -> bool:
         """Writes a job's stream anew from its owner's buffer, after Redis lost its memory. False: a later attempt."""
-        if not self.install(job_id, attempt, seconds, anew=True):
+        if self.install(job_id, attempt, seconds, anew=True) is None:
             return False
         for start in range(0, len(entries), PAGE):
             if self.append(node, entries[start : start + PAGE]):
                 raise UnavailableError("broker_unavailable", "The broker lost a stream while it was written anew.")
-        return self.install(job_id, attempt, seconds)
+        return self.install(job_id, attempt, seconds) is not None
 
     def ping(self) -> None:
         """Asks whether the broker answers and takes writes, and what time it is. Raises UnavailableError."""

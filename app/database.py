@@ -51,11 +51,14 @@ class Database:
         with _understood():
             self._engine = _create_engine(make_url(url))
         self._reader = sessionmaker(self._engine, expire_on_commit=False)
-        self._writer = sessionmaker(
-            self._engine.execution_options(begin="IMMEDIATE"),
-            expire_on_commit=False,
-            autoflush=False,
-            execution_options={"synchronize_session": False},  # whoever updates rows does not read them again
+        self._writer, self._unsynced = (
+            sessionmaker(
+                self._engine.execution_options(begin="IMMEDIATE", synced=synced),
+                expire_on_commit=False,
+                autoflush=False,
+                execution_options={"synchronize_session": False},  # whoever updates rows does not read them again
+            )
+            for synced in (True, False)
         )
 
     @property
@@ -70,9 +73,13 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """A transaction that commits at the end of the block. Raises UnavailableError."""
-        with _available(), self._writer() as session, session.begin():
+    def write(self, *, synced: bool = True) -> Iterator[Session]:
+        """A transaction that commits at the end of the block. Raises UnavailableError.
+
+        Not `synced`: SQLite does not wait for the disk, which gets it with the next commit that does. Every process
+        sees it at once, whoever is killed; a power cut may undo it, and then all that came after it.
+        """
+        with _available(), (self._writer if synced else self._unsynced)() as session, session.begin():
             yield session
 
     def probe(self) -> None:
@@ -148,7 +155,12 @@ def _create_engine(url: URL) -> sa.Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("begin") == "IMMEDIATE":
+        options = connection.get_execution_options()
+        if options.get("begin") == "IMMEDIATE":
+            # Without a WAL, a power cut in a commit that does not wait could break the file itself.
+            synced = options.get("synced", True) or not wal
+            # A connection's next transaction may be of the other kind. This costs 4 microseconds.
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             _begin_writing(connection)
         else:
             connection.exec_driver_sql("BEGIN DEFERRED")

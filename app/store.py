@@ -99,7 +99,7 @@ class Store(Reads):
         with self._db.read() as session:
             if not pick(session, model, slots, self._clock.now()):
                 return []  # the usual case needs no lock
-        with self._db.write() as session:
+        with self._db.write(synced=False) as session:
             return self._release(session, model, slots)
 
     def _release(self, session: Session, model: str, slots: int) -> list[Hint]:
@@ -115,14 +115,14 @@ class Store(Reads):
 
     def unrelease(self, ids: Iterable[str]) -> None:
         """Takes back what could not be sent, or could not run where it arrived."""
-        with self._db.write() as session:
+        with self._db.write(synced=False) as session:
             waiting = Job.id.in_(list(ids)), Job.status == State.QUEUED
             hold(session, *waiting)
             _updated(session, sa.update(Job).where(*waiting).values(released_at=NOT_SENT))
 
     def touch_released(self, ids: Iterable[str]) -> None:
         """Notes that these were sent again just now."""
-        with self._db.write() as session:
+        with self._db.write(synced=False) as session:
             self._mark_released(session, Job.id.in_(list(ids)), Job.status == State.QUEUED)
 
     def _mark_released(self, session: Session, *where: sa.ColumnElement[bool]) -> None:
@@ -132,10 +132,11 @@ class Store(Reads):
     def claim(self, job_id: str, life: str, node: str, *, suspects: bool = True) -> Job | None:
         """Makes a message true: `queued` to `running`, a new attempt. None: another delivery won, or it is over.
 
-        Without `suspects`, a job that must run alone is left in the queue too.
+        Without `suspects`, a job that must run alone is left in the queue too. A power cut may undo it, as nobody was
+        told of it: the next claim then has the same number, and finds in the stream what this one emitted.
         """
         given = {"job": job_id, "life": life, "node": node, "now": self._clock.now()}
-        with self._db.write() as session:
+        with self._db.write(synced=False) as session:
             if session.scalar(_ALIVE, given) is None:
                 return None
             return session.scalars(_CLAIM if suspects else _CLAIM_NO_SUSPECT, given).one_or_none()

@@ -200,9 +200,11 @@ class Runner:
         bus, clock = self._kernel.bus, self._kernel.clock
         try:
             # A fence that is ahead of the database can be passed by a further attempt only.
-            if not bus.install(job.id, job.attempt, job.lifetime(clock.now())):
+            events = bus.install(job.id, job.attempt, job.lifetime(clock.now()))
+            if events is None:
                 return None
-            earlier = [e for e in bus.replay(job.id) if isinstance(e, Token)] if job.attempt > 1 else []
+            # A first attempt has some where a power cut undid its first claim.
+            earlier = [e for e in bus.replay(job.id) if isinstance(e, Token)] if events else []
         except UnavailableError:
             return None
         ties = Ties(lambda: self._kernel.store.owns(job.id, job.attempt), lambda: self._began(job), clock.now)

@@ -68,6 +68,23 @@ def test_a_writer_that_had_the_lock_waits_for_readers_as_before(asked: tuple[Dat
         assert session.scalar(sa.text("PRAGMA busy_timeout")) == module.BUSY_TIMEOUT_MS
 
 
+def test_only_what_may_be_undone_by_a_power_cut_does_not_wait_for_the_disk(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turns, on one connection. A file without a WAL always waits: it could break."""
+    full, normal = 2, 1
+    synchronous = sa.text("PRAGMA synchronous")
+    for has_wal, expected in ((True, [normal, full, normal]), (False, [full, full, full])):
+        if not has_wal:
+            monkeypatch.setattr(module, "SAFE_WAL", (99,))
+        seen = []
+        with closing(Database(url)) as database:
+            for synced in (False, True, False):
+                with database.write(synced=synced) as session:
+                    seen.append(session.scalar(synchronous))
+        assert seen == expected
+
+
 def test_who_only_wants_to_know_gives_up_soon(
     holder: Database, asked: tuple[Database, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

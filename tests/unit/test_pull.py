@@ -55,9 +55,9 @@ class FakeBus:
         if self.gone:
             raise UnavailableError("broker_unavailable", "gone")
 
-    def install(self, job_id: str, attempt: int, seconds: float) -> bool:
+    def install(self, job_id: str, attempt: int, seconds: float) -> int:
         self._check()
-        return True
+        return 0
 
     def publish(self, node: str, job_id: str, event: Event) -> None:
         self._check()

@@ -41,9 +41,9 @@ def test_an_owner_that_freezes_while_it_writes_its_stream_anew_deletes_nothing_o
     job_id, install = new_id(), kernel.bus.install
     mine, others = (Entry(job_id, attempt, Token(1, "a")) for attempt in (1, 2))
 
-    def frozen(*args: Any, **values: Any) -> bool:
+    def frozen(*args: Any, **values: Any) -> int | None:
         installed = install(*args, **values)
-        assert install(job_id, 2, 100)
+        assert install(job_id, 2, 100) == 0
         assert kernel.bus.append("cpu.1@test", [others]) == []
         return installed
 

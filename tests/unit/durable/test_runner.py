@@ -112,6 +112,29 @@ def test_the_next_worker_goes_on_where_the_dead_one_was(desk: Desk, make_worker:
     assert detail.result.completion_tokens == 40 * n
 
 
+def test_the_claim_after_one_that_a_power_cut_undid_goes_on_with_what_it_emitted(
+    desk: Desk, kernel: Kernel, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make_worker(), make_worker("cpu.1@test")
+    job_id = desk.submit(40, pace=100)
+    first.take(job_id)
+    first.run(job_id)
+    first.close()
+    before = desk.stream(job_id)
+    with kernel.database.write() as session:
+        job = session.merge(desk.job(job_id))
+        job.status, job.attempt, job.last_seq = State.QUEUED, 0, 0
+        job.owner = job.worker = job.started_at = job.claimed_at = None
+    submit, given = second.garage.engine.submit, []
+    monkeypatch.setattr(second.garage.engine, "submit", lambda asked: given.append(asked.emitted.text) or submit(asked))
+    second.take(job_id)
+    detail = desk.ended(job_id)
+
+    assert detail.job.attempt == 1
+    assert given == [said(before)] != [""]
+    assert said(desk.whole_stream(job_id)) == words(40)
+
+
 def test_a_worker_that_lost_a_job_changes_nothing_more_and_ends_its_attempt(
     desk: Desk, make_worker: MakeWorker
 ) -> None:
