@@ -101,8 +101,6 @@ class Failure(Tagged, frozen=True):
     ENGINE_FAILED: ClassVar[str] = "engine_failed"
     INVALID_REQUEST: ClassVar[str] = "invalid_request"
     OUT_OF_MEMORY: ClassVar[str] = "out_of_memory"
-    #: It cannot go on after what was emitted: the worker that had it whole is gone.
-    WORKER_LOST: ClassVar[str] = "worker_lost"
 
 
 class Likely(Wire, frozen=True):

@@ -111,21 +111,6 @@ class Answer:
             token, likely[token].logprob, [(other, about.logprob) for other, about in ranked]
         )
 
-    def ended(self) -> Chunk | None:
-        """Its only chunk, where there is nothing left to generate, or no way to go on."""
-        sampling = self.request.sampling
-        if self.budget <= 0:
-            return Chunk(self.request.id, prompt_tokens=self.prompt_tokens, finish="length")
-        if self.request.emitted.count and (sampling.presence_penalty or sampling.frequency_penalty or sampling.schema):
-            return self.fail(
-                Failure(
-                    Failure.WORKER_LOST,
-                    "The worker was lost within the answer, and vLLM cannot go on with one that has a presence or "
-                    "frequency penalty, or a form. Ask again; of penalties, repetition_penalty can be continued.",
-                )
-            )
-        return None
-
     def fail(self, failure: Failure) -> Chunk:
         """Its last chunk."""
         return Chunk(self.request.id, prompt_tokens=self.prompt_tokens, error=failure)

@@ -4,7 +4,8 @@ vLLM takes token ids and gives token ids. Three things are ours: prompts, text (
 stop string. Its own loop runs on a thread; what it says of each request in one step leaves as one list of chunks.
 
 vLLM's presence and frequency penalties do not count tokens of the prompt, and a grammar begins with the answer: under
-either, an answer cannot go on from emitted tokens. For what a death of vLLM's process looks like, see `lastwords`.
+either, an answer cannot go on from emitted tokens, and its owner never asks for that. For what a death of vLLM's
+process looks like, see `lastwords`.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from inference.errors import EngineDiedError
 from inference.preparer import Preparer
 from inference.prompts import Prompter, load_template, load_tokenizer
 from inference.protocol import Chunk, Failure, Info, OnProgress, Request, Spec
+from inference.text import Piece
 from inference.vllmanswer import Answer, Words, is_refusal, trial
 from inference.vlloptions import adapters_of
 
@@ -159,8 +161,8 @@ class VllmEngine:
     def _prepare(self, answer: Answer) -> None:
         """Render and tokenise, on a thread of its own; then over to the loop, unless that already ended it."""
         answer.begin(self._prompter.prompt(answer.request))
-        if (already := answer.ended()) is not None:
-            self._end_early(answer, already)
+        if answer.budget <= 0:
+            self._end_early(answer, Piece().chunk(answer.request.id, answer.prompt_tokens, "length"))
         else:
             self._loop.call_soon_threadsafe(lambda: self._spawn(self._start(answer)))
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from app.durations import FOR_EVER
 from app.models import Job
 from app.registry import Holding
-from inference.protocol import Sampling
-from inference.resume import can_continue
 from tasks.pump import Pump
 
 
@@ -53,9 +51,14 @@ class Bay:
         self.pinned = pinned and seconds < 0
 
     def can_continue(self, job: Job) -> bool:
-        """Whether its engine goes on with an answer that was begun."""
-        sampling = {name: value for name, value in job.request["sampling"].items() if name != "stop"}
-        return can_continue(self.pump.engine.info.engine, Sampling(**sampling))
+        """Whether its engine goes on with an answer that was begun, and counts what was emitted as its own output.
+
+        A form begins with the answer. vLLM's presence and frequency penalties leave the prompt out, and the emitted
+        tokens are part of it then (https://docs.vllm.ai/en/latest/api/vllm/sampling_params.html).
+        """
+        sampling = job.request["sampling"]
+        penalized = sampling.get("presence_penalty") or sampling.get("frequency_penalty")
+        return sampling.get("schema") is None and not (penalized and self.pump.engine.info.engine == "vllm")
 
     def rest(self) -> float | None:
         """Seconds until it goes for want of work; None where it stays."""

@@ -180,17 +180,6 @@ def test_a_penalty_makes_an_answer_repeat_itself_less(starter: Listener, penalty
     assert different[0] < different[1]
 
 
-@pytest.mark.parametrize("what", [{"presence_penalty": 0.5}, {"schema": FORM}], ids=["penalty", "form"])
-def test_what_counts_from_the_answers_beginning_starts_but_does_not_go_on(
-    starter: Listener, what: dict[str, object]
-) -> None:
-    sampling = {"temperature": 0.0, "max_tokens": 8} | what
-    whole = starter.ask(sampled("a", **sampling))  # type: ignore[arg-type]
-    assert whole[-1].finish is not None
-    failed = starter.ask(sampled("b", emitted=emitted_by(whole[:2]), **sampling))  # type: ignore[arg-type]
-    assert [chunk.error.code for chunk in failed if chunk.error] == ["worker_lost"]
-
-
 def test_an_answer_fits_the_schema_that_was_asked_for(starter: Listener) -> None:
     chunks = starter.ask(sampled("a", temperature=0.0, max_tokens=64, schema=FORM))
     assert chunks[-1].finish == "stop"

@@ -7,7 +7,6 @@ from pathlib import Path
 from inference import schema
 from inference.prompts import Prompter, load_tokenizer
 from inference.protocol import Message, Request, Sampling
-from inference.resume import can_continue
 from inference.tools import told, turns
 
 TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "description": "How it is."}}])
@@ -73,8 +72,3 @@ def test_a_schema_that_would_keep_a_processor_busy_for_hours_is_refused() -> Non
     began = time.thread_time()
     schema.fault(json.dumps(long))
     assert time.thread_time() - began < 1.0  # whatever it takes, it is no time of ours
-
-
-def test_an_answer_held_to_a_schema_cannot_go_on_from_its_middle() -> None:
-    assert can_continue("llamacpp", Sampling())
-    assert not can_continue("llamacpp", Sampling(schema="{}"))
