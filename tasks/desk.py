@@ -9,23 +9,19 @@ from app.errors import JobFailedError, UnavailableError
 from app.jobs import State
 from app.kernel import Kernel
 from tasks.claims import undone_unless
-from tasks.pull import Ask, Download, Key, sweep
+from tasks.pull import Download, Key, sweep
 from tasks.watcher import Watcher
 
 log = structlog.get_logger(__name__)
 
 
 class Desk:
-    """The downloads of this process. A model that is pulled twice at once is one of them, with two watchers.
+    """The downloads of this process. A model that is pulled twice at once is one of them, with two watchers."""
 
-    `ended(job_id)` tells the state that somebody asked a job to end in.
-    """
-
-    def __init__(self, kernel: Kernel, life: str, node: str, ended: Ask) -> None:
+    def __init__(self, kernel: Kernel, life: str, node: str) -> None:
         self._kernel = kernel
         self._life = life
         self._node = node
-        self._ended = ended
         self._lock = threading.Lock()
         self._downloads: dict[Key, Download] = {}
         self._closing = threading.Event()
@@ -50,7 +46,7 @@ class Desk:
             if download is not None:
                 download.watchers.append(watcher)
                 return
-            download = self._downloads[key] = Download(self._kernel, key, watcher, self._ended, self._closing)
+            download = self._downloads[key] = Download(self._kernel, key, watcher, self._closing)
         self._run(download)
 
     def _run(self, download: Download) -> None:
@@ -76,8 +72,18 @@ class Desk:
 
     def watches(self, job_id: str) -> bool:
         """Whether a pull runs here."""
+        return self._watcher(job_id) is not None
+
+    def ask_end(self, job_id: str, state: str) -> None:
+        """Ends a pull because somebody asked. Everybody hears of every job; one that is just being claimed is told of
+        again at a renewal."""
+        if (watcher := self._watcher(job_id)) is not None:
+            watcher.asked = state
+
+    def _watcher(self, job_id: str) -> Watcher | None:
         with self._lock:
-            return any(job_id == watcher.job.id for one in self._downloads.values() for watcher in one.watchers)
+            watchers = (watcher for one in self._downloads.values() for watcher in one.watchers)
+            return next((watcher for watcher in watchers if watcher.job.id == job_id), None)
 
     def _adopt(self, download: Download) -> None:
         """Lets queued pulls of the same model watch too, rather than wait for a turn to fetch nothing."""

@@ -27,11 +27,9 @@ class Office:
         self.node = node
         self._hold = hold_name(node.partition("@")[0], kernel.settings)
         self.life = begin_life(kernel, node)
-        self._ends: dict[str, str] = {}
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self.desk = Desk(kernel, self.life, node, self._ended)
-        self.lease = Lease(kernel, self.life, progress=dict, ask_end=self._ask_end, announce=self._announce)
+        self.desk = Desk(kernel, self.life, node)
+        self.lease = Lease(kernel, self.life, progress=dict, ask_end=self.desk.ask_end, announce=self._announce)
 
     def start(self) -> None:
         """Called when Celery listens."""
@@ -62,17 +60,6 @@ class Office:
                     log.info("copy_deleted", model=stray.name)
             except (UnavailableError, OSError) as error:
                 log.warning("not_tidied", reason=str(error))  # the next look does it
-
-    def _ended(self, job_id: str) -> str | None:
-        """The state that somebody asked a pull to end in."""
-        with self._lock:
-            return self._ends.get(job_id)
-
-    def _ask_end(self, job_id: str, state: str) -> None:
-        if not self.desk.watches(job_id):
-            return  # everybody hears of every job; a pull that is just being claimed is told of again at a renewal
-        with self._lock:
-            self._ends[job_id] = state
 
     def _announce(self) -> None:
         self.kernel.registry.mark(PULLER, self.kernel.settings.lease_seconds)

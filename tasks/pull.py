@@ -34,8 +34,6 @@ UNREGISTERED = (
     "Pull again: nothing is fetched twice."
 )
 
-Ask = Callable[[str], str | None]
-
 
 class Key(NamedTuple):
     """What makes two pulls one download."""
@@ -53,12 +51,11 @@ class Key(NamedTuple):
 class Download:
     """A child that fetches a model, for all who watch."""
 
-    def __init__(self, kernel: Kernel, key: Key, first: Watcher, ended: Ask, closing: threading.Event) -> None:
+    def __init__(self, kernel: Kernel, key: Key, first: Watcher, closing: threading.Event) -> None:
         self.key = key
         self.watchers = [first]
         self._kernel = kernel
         self._commit = first.commit
-        self._ended = ended
         self._closing = closing
         self._standing = Standing()
         self._told_at = self._logged_at = float("-inf")
@@ -89,8 +86,7 @@ class Download:
     def _heed(self) -> None:
         """Lets go whoever was cancelled, or is out of time."""
         for watcher in list(self.watchers):
-            state = watcher.asked(self._ended(watcher.job.id))
-            if state is not None:
+            if (state := watcher.due()) is not None:
                 self.watchers.remove(watcher)
                 watcher.end(state)
 

@@ -31,6 +31,8 @@ class Watcher:
 
     def __init__(self, kernel: Kernel, node: str, job: Job) -> None:
         self.job = job
+        #: The state that somebody asked it to end in.
+        self.asked = job.end_requested
         self._kernel = kernel
         self._node = node
         self._until = time.monotonic() + job.timeout - (job.ran or 0.0)
@@ -41,11 +43,10 @@ class Watcher:
         self._told = row.downloaded_bytes if row is not None else 0
         self._install()
 
-    def asked(self, ended: str | None) -> State | None:
+    def due(self) -> State | None:
         """The state to end in: what somebody asked for, or a deadline that is over."""
-        asked = ended or self.job.end_requested
-        if asked:
-            return State(asked)
+        if self.asked:
+            return State(self.asked)
         return State.TIMED_OUT if time.monotonic() > self._until else None
 
     def tell(self, standing: Standing) -> bool:

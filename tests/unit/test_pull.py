@@ -91,7 +91,6 @@ class Yard:
         self.bus = FakeBus()
         self.home = home
         self.database = database
-        self.ends: dict[str, str] = {}
         self.kernel: Any = SimpleNamespace(
             database=database,
             store=Store(database),
@@ -108,7 +107,7 @@ class Yard:
         life = uuid.uuid4().hex
         with self.database.write() as session:
             session.add(Life(id=life, node="puller@here", host="here", pid=1, pid_started=0.0, started_at=0.0))
-        return Desk(self.kernel, life, "puller@here", self.ends.get)
+        return Desk(self.kernel, life, "puller@here")
 
     def submit(self, model: str, *, init: bool = False, timeout: float = 600.0) -> str:
         now = time.time()
@@ -314,7 +313,8 @@ def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeyp
         thread = yard.start(job_id)
         eventually(lambda: yard.moves(job_id) and yard.partials())
         assert yard.desk.watches(job_id)
-        yard.ends[job_id] = "cancelled"
+        yard.desk.ask_end("another's", "failed")  # everybody hears of every job
+        yard.desk.ask_end(job_id, "cancelled")
         thread.join(30)
         assert not yard.desk.watches(job_id)
 
@@ -415,7 +415,7 @@ def test_the_same_model_twice_is_one_download_with_two_watchers(yard: Yard) -> N
         eventually(lambda: yard.moves(first))
         yard.desk.take(second)  # its message came; the third's waits in the broker
         eventually(lambda: yard.moves(second) and yard.moves(third))
-        yard.ends[first] = "cancelled"
+        yard.desk.ask_end(first, "cancelled")
         thread.join(30)
         yard.desk.take(third)
 

@@ -24,7 +24,6 @@ from tasks.ears import Ears
 from tasks.gate import Gate
 from tasks.lease import LOST, Lease
 from tasks.life import Departure
-from tasks.office import Office
 from tasks.sweep import Watch, bury_dead, sweep
 from tasks.watchdog import Watchdog
 from tests.unit.web.conftest import Broker, kernel_of, settings_of
@@ -326,17 +325,6 @@ def test_a_first_token_is_noted_in_the_row_at_once(kernel: Kernel, desk: Desk, w
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("lease-")])
 
     assert seconds < kernel.settings.renew_seconds
-
-
-def test_a_puller_remembers_no_ends_but_those_of_its_own_jobs(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hears of every job that somebody ends, of all models' too, and may run for months."""
-    office = Office(kernel, "puller@test")
-    monkeypatch.setattr(office.desk, "watches", lambda job_id: job_id == "ours", raising=False)
-    for job_id in ("ours", "theirs"):
-        office._ask_end(job_id, "cancelled")
-    told = office._ended("ours"), office._ended("theirs")
-    office.close()
-    assert told == ("cancelled", None)
 
 
 def test_junk_on_the_channel_of_ends_is_nobody_s_wish(kernel: Kernel, worker: Worker) -> None:
