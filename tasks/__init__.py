@@ -10,4 +10,4 @@ warnings.filterwarnings("ignore", category=SecurityWarning)
 
 app = Celery("tokenyard", events="tasks.celeryevents:Events")
 app.config_from_object("celeryconfig")
-app.conf.imports = ("tasks.startup", "tasks.generate", "tasks.pull_task", "tasks.keeper", "tasks.scan", "tasks.control")
+app.conf.imports = ("tasks.startup", "tasks.celerytasks", "tasks.control")

@@ -2,17 +2,12 @@
 
 import threading
 import time
-from typing import Any
 
 import structlog
-from celery.signals import worker_ready
 
-from app.jobs import SCAN_TASK
 from app.kernel import Kernel
 from app.logs import later
 from app.scan import Report, Scan
-from tasks import app
-from tasks.startup import process
 
 log = structlog.get_logger(__name__)
 
@@ -57,23 +52,3 @@ class Scanner:
     def _tell(self, report: Report) -> None:
         with later("scan_not_told"):  # what it finds is in the database all the same
             self._kernel.scans.tell(report)
-
-
-class _Keeper:
-    """The scanner of this process, where it is the keeper."""
-
-    scanner: Scanner | None = None
-
-
-@worker_ready.connect
-def _begin(**_: Any) -> None:
-    if process.kernel.settings.role == "keeper":
-        _Keeper.scanner = Scanner(process.kernel)
-        _Keeper.scanner.start()
-
-
-@app.task(name=SCAN_TASK)
-def scan(unhide: bool = False) -> None:
-    """Begins a scan; GET /models/scan tells its end."""
-    if _Keeper.scanner is not None:
-        _Keeper.scanner.start(unhide=unhide)

@@ -14,6 +14,7 @@ from app.models import Life
 from app.place import place_of
 from app.registry import SWEEPER
 from app.store import BATCH, Outcome
+from tasks.scan import Scanner
 
 log = structlog.get_logger(__name__)
 
@@ -67,15 +68,17 @@ def _process_of(life: Life) -> psutil.Process | None:
 
 
 class Keeper:
-    """Watches lives on a thread of its own, between the sweeps that the beat sends."""
+    """Watches lives on a thread of its own, between the sweeps that the beat sends; and looks for models."""
 
     def __init__(self, kernel: Kernel) -> None:
+        self.scanner = Scanner(kernel)
         self._kernel = kernel
         self._watch = Watch()
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begins to watch; the first sweep need not wait for the beat."""
+        """Begins to watch; the first sweep and the first scan need not wait for anybody."""
+        self.scanner.start()
         threading.Thread(target=self._keep, name="watch", daemon=True).start()
 
     def stop(self) -> None:
