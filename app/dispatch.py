@@ -9,7 +9,7 @@ from celery import Celery
 from app.bus import PAGE, Bus, Entry
 from app.clock import Clock
 from app.errors import Failure, UnavailableError
-from app.events import Ended, Token, Usage
+from app.events import Token, Usage
 from app.jobs import DEFAULT_PRIORITY, State, queue_of, task_of
 from app.loads import Loads
 from app.logs import later
@@ -148,7 +148,8 @@ class Dispatcher:
         fresh = [outcome for outcome in outcomes if not outcome.begun]
         with later("streams_not_closed", jobs=len(outcomes)):  # followers read the rows, and the sweep closes them
             for start in range(0, len(fresh), PAGE):
-                self._bus.open_and_close(NODE, [_last(outcome) for outcome in fresh[start : start + PAGE]])
+                some = fresh[start : start + PAGE]
+                self._bus.open_and_close(NODE, [Entry(one.id, one.attempt, one.event()) for one in some])
             for outcome in outcomes:
                 if outcome.begun:
                     self._close(outcome)
@@ -162,7 +163,7 @@ class Dispatcher:
         tokens = [event for event in self._bus.replay(outcome.id) if isinstance(event, Token)]
         usage = Usage(completion_tokens=sum(token.count for token in tokens))
         self._store.keep(result_of(outcome.id, tokens, "", usage))
-        self._bus.finish(NODE, _last(outcome, len(tokens) + 1, usage))
+        self._bus.finish(NODE, Entry(outcome.id, outcome.attempt, outcome.event(len(tokens) + 1, usage)))
 
     def _slots(self, model: str) -> int:
         try:
@@ -201,10 +202,3 @@ class Dispatcher:
         """What could not be sent is released anew by the next sweep, rather than when it counts as lost."""
         with later("not_taken_back", jobs=len(hints)):  # then it is sent again as lost
             self._store.unrelease([hint.id for hint in hints])
-
-
-def _last(outcome: Outcome, seq: int = 1, usage: Usage | None = None) -> Entry:
-    """The terminal event of a job that ended without an owner."""
-    failure = outcome.failure or Failure("", "")
-    event = Ended(seq, state=outcome.state, usage=usage or Usage(), code=failure.code, message=failure.message)
-    return Entry(outcome.id, outcome.attempt, event)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from app.errors import Failure
+from app.events import Ended, Usage
 from app.jobs import MAX_LOSSES, Kind, State
 from app.locks import hold
 from app.models import Job
@@ -28,6 +29,11 @@ class Outcome(NamedTuple):
     state: str
     failure: Failure | None = None
     begun: bool = True
+
+    def event(self, seq: int = 1, usage: Usage | None = None, reason: str = "") -> Ended:
+        """The terminal event that tells it."""
+        code, message = (self.failure.code, self.failure.message) if self.failure is not None else ("", "")
+        return Ended(seq, self.state, reason, usage or Usage(), code, message)
 
 
 def end(

@@ -10,7 +10,7 @@ import msgspec
 
 from app.bus import Entry
 from app.errors import Failure
-from app.events import Closing, Ended, Logprob, Token, Usage
+from app.events import Closing, Logprob, Token, Usage
 from app.jobs import State
 from app.models import Job, Result
 from app.results import result_of
@@ -170,16 +170,7 @@ class Run:
 
     def last_entry(self, outcome: Outcome, reason: str, usage: Usage) -> Entry:
         """The terminal event, of what the row says."""
-        failure = outcome.failure or Failure("", "")
-        event = Ended(
-            len(self.tokens) + 1,
-            state=outcome.state,
-            done_reason=reason,
-            usage=usage,
-            code=failure.code,
-            message=failure.message,
-        )
-        return Entry(self.job.id, self.job.attempt, event)
+        return Entry(self.job.id, self.job.attempt, outcome.event(len(self.tokens) + 1, usage, reason))
 
 
 def _told(logprobs: tuple[protocol.Logprob, ...]) -> tuple[Logprob, ...]:

@@ -10,7 +10,7 @@ import tenacity
 
 from app.bus import Entry
 from app.errors import Failure, UnavailableError
-from app.events import Ended, Progress
+from app.events import Progress
 from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
@@ -74,14 +74,14 @@ class Watcher:
         if not surely(lambda: self._kernel.store.succeed_pull(self.job.id, self.job.attempt, columns)):
             return self._lost()
         self._publish(columns | standing.details())
-        self._publish_end(State.SUCCEEDED, None)
+        self._publish_end(Outcome(self.job.id, self.job.attempt, State.SUCCEEDED.value))
 
     def end(self, state: State, failure: Failure | None = None, trace: str | None = None) -> None:
         """Commits an end without a model, then publishes it."""
         outcome = Outcome(self.job.id, self.job.attempt, state.value, failure)
         if not surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
             return self._lost()
-        self._publish_end(state, failure)
+        self._publish_end(outcome)
 
     def hand_back(self) -> None:
         """Puts the pull back into the queue: this process stops, or the download had just been given up."""
@@ -96,12 +96,10 @@ class Watcher:
         with suppress(UnavailableError):
             self._kernel.bus.publish(self._node, self.job.id, Progress(state=State.RUNNING, fields=fields))
 
-    def _publish_end(self, state: State, failure: Failure | None) -> None:
-        code, message = (failure.code, failure.message) if failure is not None else ("", "")
-        event = Ended(seq=1, state=state.value, code=code, message=message)
+    def _publish_end(self, outcome: Outcome) -> None:
         self._install()  # again: the broker may have been away at the start, or have lost its memory since
         with suppress(UnavailableError):
-            self._kernel.bus.finish(self._node, Entry(self.job.id, self.job.attempt, event))
+            self._kernel.bus.finish(self._node, Entry(outcome.id, outcome.attempt, outcome.event()))
 
     def _lost(self) -> None:
         log.info("pull_lost", job=self.job.id, attempt=self.job.attempt)
