@@ -50,7 +50,6 @@ class Fold:
     def __init__(self, job: Job, choice: int = 0) -> None:
         request = job.request
         self._tools = {tool["function"]["name"] for tool in json.loads(request.get("tools") or "[]")}
-        self._forced: bool = request.get("forced", False)
         self._single: bool = request.get("single", False)
         self._prefix = f"call_{job.id[:20]}{choice:02d}"
         self._held = ""
@@ -58,9 +57,10 @@ class Fold:
         self._more: list[str] = []  #: what came since
         self._awaited: str | None = None
         self._tail = ""
-        self._state = "thinking" if request.get("thinks") and request.get("think") is not False else "start"
-        if self._forced:
-            self._state = "bare"
+        thinks = request.get("thinks") and request.get("think") is not False
+        # What is held to a form is held to it from its first token: no thought can come, whatever the template opened.
+        formed = request.get("sampling", {}).get("schema") is not None
+        self._state = "bare" if request.get("forced") else "thinking" if thinks and not formed else "start"
         self._opened = False  #: whether the thought has begun, behind the blank before it
         self._begun = False  #: whether a thought has ended
         self.calls = 0

@@ -41,6 +41,7 @@ CASES = [
     (job(), "<table>", ("<table>", "", [])),
     (job(thinks=True), "Well…\n</think>\n\nYes. </think>", ("Yes. </think>", "Well…", [])),
     (job(thinks=True, think=False), "Yes.", ("Yes.", "", [])),
+    (job(thinks=True, sampling={"schema": "{}"}), '{"a": 1}', ('{"a": 1}', "", [])),
     (with_tools(), f"<tool_call>\n{CALL}\n</tool_call>", ("", "", [WEATHER])),
     (
         with_tools(),
