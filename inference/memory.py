@@ -2,9 +2,13 @@
 
 import ctypes
 import gc
+import re
 from pathlib import Path
 
 import psutil
+
+#: A container sees its own group here.
+GROUP = Path("/sys/fs/cgroup")
 
 
 def available() -> int:
@@ -13,14 +17,18 @@ def available() -> int:
 
 
 def _container() -> int:
-    """What cgroup v2's limit leaves; without a limit, no bound."""
+    """What cgroup v2's limit leaves; without a limit, no bound.
+
+    What is in use counts cached files as well. Of those that were not read of late the kernel lets go first: a model
+    that was downloaded just now must not leave too little memory to load it.
+    """
     try:
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        used = (group / "memory.current").read_text()
+        limit = (GROUP / "memory.max").read_text().strip()
+        used = int((GROUP / "memory.current").read_text())
+        cached = re.search(r"^inactive_file (\d+)$", (GROUP / "memory.stat").read_text(), re.MULTILINE)
     except FileNotFoundError:
         return 1 << 62
-    return 1 << 62 if limit == "max" else max(0, int(limit) - int(used))
+    return 1 << 62 if limit == "max" else max(0, int(limit) - used + (int(cached[1]) if cached else 0))
 
 
 def gigabytes(size: int) -> str:
