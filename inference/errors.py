@@ -12,6 +12,9 @@ from typing import ClassVar
 
 from inference.protocol import Failure
 
+#: How long a model's template may take over a request's messages, in seconds.
+RENDER_SECONDS = 5.0
+
 
 class EngineError(Exception):
     """An engine cannot do its work; the message says what to do."""
@@ -44,6 +47,27 @@ class RefusedError(ValueError):
         super().__init__(message)
         self.failure = Failure(code, message)
         self.prompt_tokens = prompt_tokens
+
+
+def check_prompt(tokens: int, context: int) -> None:
+    """Raises RefusedError for a prompt that is empty, or leaves no room for an answer."""
+    if not tokens:
+        raise RefusedError(Failure.INVALID_REQUEST, "The prompt is empty. Give at least one word.")
+    if tokens >= context:
+        raise RefusedError(
+            Failure.CONTEXT_OVERFLOW,
+            f"The prompt has {tokens} tokens, and the context holds {context}, answer included. "
+            "Shorten the messages, or load the model with a larger context.",
+            tokens,
+        )
+
+
+def slow_template(seconds: float) -> RefusedError:
+    """The error for messages over which a template takes longer than that."""
+    return RefusedError(
+        Failure.INVALID_REQUEST,
+        f"The model's chat template takes more than {seconds:g} s for these messages. Send fewer.",
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from inference import schema
-from inference.errors import EngineDiedError, LoadError, RefusedError
+from inference.errors import EngineDiedError, LoadError, RefusedError, check_prompt
 from inference.llamaserver import (
     TIMEOUT,
     Plan,
@@ -197,17 +197,11 @@ class LlamaCppEngine:
 
     def _render(self, answer: _Answer) -> None:
         """Fill in the prompt's tokens. Raises RefusedError."""
-        request, context = answer.request, self._context(answer)
+        request = answer.request
         text = self._loopback.render(request) if request.prompt is None else request.prompt
         answer.prompt = self._loopback.tokenize(text)
         answer.prompt_tokens = len(answer.prompt)
-        if answer.prompt_tokens >= context:
-            raise RefusedError(
-                Failure.CONTEXT_OVERFLOW,
-                f"The prompt has {answer.prompt_tokens} tokens, and the context holds {context}, answer included. "
-                "Shorten the messages, or load the model with a larger context.",
-                answer.prompt_tokens,
-            )
+        check_prompt(answer.prompt_tokens, self._context(answer))
         if request.emitted.text:
             answer.prompt = self._loopback.tokenize(text + request.emitted.text)
 

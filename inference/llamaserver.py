@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from inference import memory
-from inference.errors import LoadError, RefusedError
+from inference.errors import RENDER_SECONDS, LoadError, RefusedError, slow_template
 from inference.gguf import BadGgufError, Shape, parts, read_shape
 from inference.memory import gigabytes
 from inference.protocol import Failure, Request, Spec
@@ -29,8 +29,6 @@ SHARE = 0.25
 LEAST = 2048
 #: Where the build for NVIDIA's GPUs is had (the wheel on PyPI serves the CPU alone).
 CUDA_BUILD = "pip install --force-reinstall xllamacpp --index-url https://xorbitsai.github.io/xllamacpp/whl/cu128"
-#: How long a request's prompt may take to be rendered, in seconds.
-RENDER_SECONDS = 5.0
 #: How long the loopback server may take for anything, in seconds. What is slower than that never ends.
 TIMEOUT = 60.0
 #: How many prompts may be rendered at once: so many may be slow before nobody else's is rendered.
@@ -130,16 +128,25 @@ def load_server(spec: Spec, sizes: Plan, library: Any, on_stuck: Callable[[], No
     return server, Loopback(server.listening_address, key, on_stuck)
 
 
-def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
+def common_params(library: Any, spec: Spec, key: str) -> Any:
+    """What every server of llama.cpp's is told here: the model, and to be quiet behind a door on the loopback."""
     params = library.CommonParams()
     params.model.path = spec.path
-    params.n_parallel = spec.slots
     # Threads that spin while they wait take the cores from each other: two busy engines on two cores ran at a seventh
     # of their speed. See also OMP_WAIT_POLICY in `remote`.
-    params.cpuparams.poll = 0
-    params.cpuparams_batch.poll = 0
-    params.n_ctx = sizes.total
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0
     params.kv_unified = True
+    params.api_keys = [key]
+    params.hostnames = ["127.0.0.1"]
+    params.ui = params.endpoint_slots = False
+    params.verbosity = 1  # errors
+    return params
+
+
+def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
+    params = common_params(library, spec, key)
+    params.n_parallel = spec.slots
+    params.n_ctx = sizes.total
     # A prompt is read in steps of what is computed at once. With four of them in one, llama.cpp's default, a cancel and
     # whoever streams would wait for all four.
     params.n_batch = params.n_ubatch
@@ -151,11 +158,6 @@ def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
         params.cache_type_k = params.cache_type_v = getattr(library.ggml_type, f"GGML_TYPE_{str(kind).upper()}")
     # Answers that left their slot are not kept in RAM besides: llama.cpp would take up to 8 GiB for it.
     params.cache_ram_mib = 0
-    params.api_keys = [key]
-    params.hostnames = ["127.0.0.1"]
-    params.ui = False
-    params.endpoint_slots = False
-    params.verbosity = 1  # errors
     return params
 
 
@@ -184,10 +186,7 @@ class Loopback:
             return rendering.result(RENDER_SECONDS)
         except TimeoutError:
             rendering.cancel()
-            raise RefusedError(
-                Failure.INVALID_REQUEST,
-                f"The model's chat template takes more than {RENDER_SECONDS:g} s for these messages. Send fewer.",
-            ) from None
+            raise slow_template(RENDER_SECONDS) from None
 
     def _rendered(self, body: dict[str, Any]) -> str:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from inference.errors import RefusedError
 from inference.gguf import read_values
-from inference.llamaserver import import_llama
+from inference.llamaserver import common_params, import_llama
 from inference.protocol import Failure, Spec
 
 #: Tokens of the longest text that is turned into a vector.
@@ -48,18 +48,11 @@ class Vectors:
 def _load(spec: Spec) -> Any:
     """It pools as the model says, else by the mean."""
     library = import_llama()
-    params = library.CommonParams()
-    params.model.path = spec.path
+    params = common_params(library, spec, secrets.token_hex(16))
     params.embedding = True
     params.n_ctx = params.n_batch = params.n_ubatch = MOST_TOKENS
     params.n_parallel = min(4, spec.slots)
-    params.kv_unified = True
     params.n_gpu_layers = 0
-    params.cpuparams.poll = params.cpuparams_batch.poll = 0
-    params.hostnames = ["127.0.0.1"]
-    params.api_keys = [secrets.token_hex(16)]
-    params.endpoint_slots = params.ui = False
-    params.verbosity = 1  # errors
     values = read_values(Path(str(spec.path)))
     if f"{values.get('general.architecture')}.pooling_type" not in values:
         params.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import structlog
 from jinja2 import Environment, TemplateSyntaxError
 
-from inference.errors import LoadError, RefusedError, first_line
+from inference.errors import RENDER_SECONDS, LoadError, RefusedError, check_prompt, first_line, slow_template
 from inference.patience import OutOfPatienceError, patience
 from inference.protocol import Failure, Message, Request
 from inference.tools import told, turns
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 
 #: Where the plain form's answer ends: the model goes on to write the user's part too.
 PLAIN_STOP = "\nUser:"
-#: What a template may take: seconds; and characters, or so many times those that it was given.
-RENDER_SECONDS, RENDER_SIZE, RENDER_TIMES = 5.0, 1 << 20, 8
+#: What a template may make: characters, or so many times those that it was given.
+RENDER_SIZE, RENDER_TIMES = 1 << 20, 8
 
 
 class Prompt(NamedTuple):
@@ -57,7 +57,7 @@ class Prompter:
             ids = self._encode(plain(told(request.messages, request.tools)), special=True)
             stop = (*stop, PLAIN_STOP)
         context = min(self._context, request.context or self._context)
-        _check(len(ids), context)
+        check_prompt(len(ids), context)
         emitted = request.emitted
         before = ids + (list(emitted.ids) if emitted.ids else self._encode(emitted.text, special=False))
         return Prompt(before, len(ids), stop, min(request.remaining, context - len(before)))
@@ -78,10 +78,7 @@ class Prompter:
             return text
         except OutOfPatienceError:
             log.info("prompt.template_too_slow")
-            raise RefusedError(
-                Failure.INVALID_REQUEST,
-                f"The model's chat template takes more than {RENDER_SECONDS:g} s for these messages. Send fewer.",
-            ) from None
+            raise slow_template(RENDER_SECONDS) from None
         except Exception as error:  # noqa: BLE001 - a template is a program from elsewhere: it may raise anything
             log.info("prompt.template_refused", reason=repr(error))
             raise RefusedError(
@@ -93,18 +90,6 @@ class Prompter:
     def _encode(self, text: str, *, special: bool) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
-
-
-def _check(tokens: int, context: int) -> None:
-    if not tokens:
-        raise RefusedError(Failure.INVALID_REQUEST, "The prompt is empty. Give at least one word.")
-    if tokens >= context:
-        raise RefusedError(
-            Failure.CONTEXT_OVERFLOW,
-            f"The prompt has {tokens} tokens, and the context holds {context}, answer included. "
-            "Shorten the messages, or load the model with a larger context.",
-            tokens,
-        )
 
 
 def plain(messages: tuple[Message, ...]) -> str:

@@ -71,6 +71,13 @@ def test_a_prompt_beyond_the_context_fails_with_both_numbers(listener: Listener)
     assert listener.ask(make_request("b", max_tokens=2, ignore_eos=True))[-1].finish == "length"
 
 
+def test_an_empty_prompt_is_refused_and_ends_nobody(listener: Listener) -> None:
+    error = listener.ask(make_request("a", prompt="", max_tokens=2))[-1].error
+    assert error is not None
+    assert error.code == "invalid_request"
+    assert listener.ask(make_request("b", max_tokens=2, ignore_eos=True))[-1].finish == "length"
+
+
 def test_an_answer_that_fills_the_context_ends_there(starter_gguf: Path) -> None:
     with Listener(load(starter_gguf, context=64)) as listener:
         chunks = listener.ask(make_request("a", max_tokens=4000, ignore_eos=True))
