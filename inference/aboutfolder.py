@@ -18,7 +18,7 @@ def of_folder(folder: Path) -> Facts:
     names = checkpoint.weight_files(folder)
     if not config or not names:
         raise FactsError("not_a_model", _lack(folder, config, names))
-    tensors = {name: tensor for file in names for name, tensor in checkpoint.read_tensors(folder / file).items()}
+    tensors = checkpoint.all_tensors(folder, names)
     quantized = checkpoint.quantization(config)
     method = quantized.get("quant_method", "mlx" if "group_size" in quantized else None)
     architecture = next((str(a) for a in _list(config.get("architectures"))), None)

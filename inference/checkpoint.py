@@ -8,6 +8,7 @@ import json
 import math
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ def weight_files(folder: Path) -> list[str]:
         if not (folder / name).is_file() or (part and int(part[1]) != len(found)):
             raise BadCheckpointError(f"{name} was not downloaded whole")
     return found
+
+
+def all_tensors(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of several files of weights. Raises BadCheckpointError, OSError."""
+    return {name: tensor for file in names for name, tensor in read_tensors(folder / file).items()}
 
 
 def language(config: dict[str, Any]) -> dict[str, Any]:

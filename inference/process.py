@@ -76,11 +76,6 @@ class Process:
         self._gone = threading.Event()
         threading.Thread(target=self._attend, name=f"attend-{self.pgid}", daemon=True).start()
 
-    @property
-    def alive(self) -> bool:
-        """Whether any member is left."""
-        return not self._gone.is_set()
-
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every member is gone; False when that took longer than `timeout` seconds."""
         return self._gone.wait(timeout)
@@ -134,11 +129,7 @@ def members(pgid: int) -> list[int]:
     Zombies hold none and do not count (in a container, nobody may ever reap them), unless threads of theirs are still
     on their way out.
     """
-    return [pid for pid in _processes() if _is_member(pid, pgid)]
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _is_member(int(name), pgid)]
 
 
 def _is_member(pid: int, pgid: int) -> bool:

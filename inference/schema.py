@@ -18,11 +18,9 @@ _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 #: What a checker may take: seconds of a processor, seconds by the clock on a machine that is busy, bytes of memory.
 CPU_SECONDS, SECONDS, MEMORY = 3, 10, 1 << 30
 _CHILD = """
-import resource, sys
-seconds, memory = map(int, sys.argv[1:])
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import sys
+from inference.confine import confine
+confine(int(sys.argv[1]), int(sys.argv[2]))
 from llguidance import LLMatcher
 print(LLMatcher.validate_grammar(sys.stdin.read()), end="")
 """
@@ -53,7 +51,7 @@ def fault(schema: str) -> Failure | None:
 
 @lru_cache(256)
 def _found(schema: str) -> Failure | None:
-    child = [sys.executable, "-c", _CHILD, str(CPU_SECONDS), str(MEMORY)]
+    child = [sys.executable, "-c", _CHILD, str(MEMORY), str(CPU_SECONDS)]
     done = subprocess.run(child, input=grammar(schema), capture_output=True, text=True, timeout=SECONDS)
     if done.returncode:
         return _refusal(f"preparing it takes more than {CPU_SECONDS} s or {MEMORY >> 20} MB. Make it smaller.")

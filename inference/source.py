@@ -30,7 +30,7 @@ def examine(spec: Spec) -> Source:
     folder = Path(spec.path)
     try:
         config = checkpoint.read_json(folder / "config.json")
-        tensors = _tensors(folder)
+        tensors = checkpoint.all_tensors(folder, checkpoint.weight_files(folder))
     except BadCheckpointError as error:
         raise LoadError("bad_model", f"The model is not whole: {error}. Pull it again.") from None
     except OSError as error:
@@ -40,8 +40,3 @@ def examine(spec: Spec) -> Source:
         raise LoadError("bad_model", f"The model has no {lacking}. Pull it again.")
     quantized = checkpoint.quantization(config)
     return Source(folder, config, tensors, str(quantized.get("quant_method") or ("unknown" if quantized else "")))
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    files = checkpoint.weight_files(folder)
-    return {name: tensor for file in files for name, tensor in checkpoint.read_tensors(folder / file).items()}

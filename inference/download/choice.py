@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from inference.download.errors import DownloadError
 from inference.download.order import Order
+from inference.gguf import parts
 
 #: What a safetensors model is made of, at the top of its repository. Code is never fetched.
 PARTS = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -25,7 +26,9 @@ def choose(names: Sequence[str], order: Order) -> list[str]:
     if weights and not order.quant:
         return [name for name in names if name in weights or _describes(name)]
     if ggufs:
-        return _split_parts(_quantized(ggufs, order), ggufs)
+        chosen = _quantized(ggufs, order)
+        whole = set(parts(Path(chosen)))
+        return [name for name in ggufs if Path(name) in whole] or [chosen]
     pickled = [name for name in names if CONVERTIBLE.fullmatch(name)]
     if pickled and order.converted and not order.quant:
         return [name for name in names if name in pickled or _describes(name)]
@@ -68,20 +71,6 @@ def _quantized(ggufs: Sequence[str], order: Order) -> str:
             f"'{order.repo_id}' has no file of quantization '{order.quant}'. It has: {_listing(ggufs)}.",
         )
     return ggufs[0]
-
-
-_SPLIT = re.compile(r"-\d{5}-of-(\d{5}\.gguf)$")
-
-
-def _split_parts(name: str, ggufs: Sequence[str]) -> list[str]:
-    """All parts of a GGUF model that was cut into several files, the first one first; else just the file."""
-    match = _SPLIT.search(name)
-    if match is None:
-        return [name]
-    stem = name[: match.start()]
-    return [
-        part for part in ggufs if part.startswith(stem) and re.fullmatch(rf"-\d{{5}}-of-{match[1]}", part[len(stem) :])
-    ]
 
 
 def _no_weights(names: Sequence[str], order: Order) -> DownloadError:
