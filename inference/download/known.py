@@ -52,7 +52,7 @@ def check_config(path: Path) -> None:
         known = _table(package, file, variables)
         if not known or wanted & known:
             return
-    raise _unknown(", ".join(sorted(classes) or sorted(kinds)), " nor ".join(here), own_code="auto_map" in config)
+    raise _unknown(", ".join(sorted(classes) or sorted(kinds)), ", ".join(here), own_code="auto_map" in config)
 
 
 def check_gguf(path: Path) -> None:
@@ -76,8 +76,8 @@ def _unknown(name: str, engines: str, *, own_code: bool) -> DownloadError:
     code = " The repository brings code of its own for it, which is never run." if own_code else ""
     return DownloadError(
         "unsupported_model",
-        f"Neither {engines} of this installation knows the architecture {name}.{code} "
-        "A newer version of the engine may; GET /models/suggested lists models that run here.",
+        f"No engine of this installation ({engines}) knows the architecture {name}.{code} "
+        "A newer version may; GET /models/suggested lists models that run here.",
     )
 
 
