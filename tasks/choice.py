@@ -1,14 +1,14 @@
 """The choice: which engines may load a model, in which order, and in which precision. Nothing here loads anything."""
 
-import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.engine_options import ENGINES, of_engine
 from app.settings import Settings
 from app.stock import Model
+from inference import checkpoint
 from inference.errors import LoadError
 from inference.protocol import Option
 
@@ -108,7 +108,7 @@ def quantization(row: Model, settings: Settings, has: Callable[[str], bool] = in
 
     `auto` is 4-bit above MODEL_Q4_THRESHOLD_BYTES, where bitsandbytes can do it.
     """
-    if row.format != "safetensors" or is_quantized(row):
+    if row.format != "safetensors" or _is_quantized(row):
         return "no"
     if row.quantize != "auto":
         return row.quantize
@@ -116,17 +116,11 @@ def quantization(row: Model, settings: Settings, has: Callable[[str], bool] = in
     return "q4" if large and has("bitsandbytes") else "no"
 
 
-def is_quantized(row: Model) -> bool:
+def _is_quantized(row: Model) -> bool:
     """Whether the checkpoint says that its weights are quantized: GPTQ, AWQ, FP8, bitsandbytes."""
     if "quantization" in (row.facts or {}):
         return bool(row.facts["quantization"])
-    config = _config(Path(row.path))
-    return any(part.get("quantization_config") for part in (config, config.get("text_config") or {}))
-
-
-def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return {}  # the engine that loads it says what is wrong
-    return config if isinstance(config, dict) else {}
+        return bool(checkpoint.quantization(checkpoint.read_json(Path(row.path) / "config.json")))
+    except (OSError, checkpoint.BadCheckpointError):
+        return False  # the engine that loads it says what is wrong
