@@ -142,10 +142,10 @@ class Bus:
         found = (_stored(fields[b"e"]) for _, fields in rows)
         return [event for event in found if event is not None]
 
-    def replay(self, job_id: str, after: int = 0) -> list[Stored]:
-        """All stored events behind a number."""
+    def replay(self, job_id: str) -> list[Stored]:
+        """All stored events."""
         found: list[Stored] = []
-        while page := self.page(job_id, found[-1].seq if found else after):
+        while page := self.page(job_id, found[-1].seq if found else 0):
             found += page
             if len(page) < PAGE:
                 break

@@ -42,9 +42,9 @@ class Dispatcher:
         self._celery = celery
         self._clock = clock
 
-    def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None, most: int | None = None) -> Job:
+    def submit(self, job: Job, pull: Pull | None = None, key: Key | None = None) -> Job:
         """As `submit_all`, one job."""
-        return self.submit_all([(job, key)], pull, most)[0]
+        return self.submit_all([(job, key)], pull)[0]
 
     def submit_all(
         self, jobs: Sequence[tuple[Job, Key | None]], pull: Pull | None = None, most: int | None = None

@@ -1,4 +1,4 @@
-"""Jobs: their kinds and states, the transitions between them, and the names of queues and tasks.
+"""Jobs: their kinds and states, and the names of queues and tasks.
 
 This is the one place for each of these words.
 """
@@ -17,7 +17,10 @@ class Kind(StrEnum):
 
 
 class State(StrEnum):
-    """Where a job stands. The last four are terminal: a job enters one of them once and stays."""
+    """Where a job stands. From `running` it goes back to `queued` where it was lost or handed back.
+
+    The last four are terminal: a job enters one of them once and stays.
+    """
 
     QUEUED = "queued"  #: accepted; waits for a slot
     RUNNING = "running"  #: claimed by a worker's life
@@ -28,13 +31,6 @@ class State(StrEnum):
 
 
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT})
-
-#: Where a job may go from each state. `running` to `queued` is a lost or handed back job.
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.TIMED_OUT}),
-    State.RUNNING: TERMINAL | {State.QUEUED},
-    **{state: frozenset() for state in TERMINAL},
-}
 
 #: 0 is the most urgent, as in the broker. Batch lines use BATCH_PRIORITY and below.
 PRIORITIES = range(10)

@@ -123,11 +123,6 @@ class Loads:
         hosts = {card.host for card in cards if card.node == node}
         return {node} | {card.node for card in cards if card.host in hosts}
 
-    def bury(self, node: str, life: str) -> None:
-        """Takes a dead worker off the list, so that its models go elsewhere."""
-        with later("not_retired", node=node):  # its card is gone after a lease by itself
-            self._registry.retire(node, life)
-
     def failures(self) -> list[Cooldown]:
         """Every load that failed lately. Raises UnavailableError."""
         return self._cooldowns.all()

@@ -36,7 +36,7 @@ def _order(doing: str, *further: tuple[str, type]) -> Callable[[Callable[..., No
 @_order("loading")
 def load(worker: Worker, model: str, gentle: bool = False, keep_alive: float | None = None) -> None:
     """Begins to load a model here."""
-    worker.load(model, gentle=gentle, keep_alive=keep_alive)
+    worker.loader.load(model, gentle=gentle, keep_alive=keep_alive)
 
 
 @_order("unloading")

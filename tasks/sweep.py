@@ -10,6 +10,7 @@ import structlog
 
 from app.errors import UnavailableError
 from app.kernel import Kernel
+from app.logs import later
 from app.models import Life
 from app.place import place_of
 from app.registry import SWEEPER
@@ -106,7 +107,8 @@ def bury_dead(kernel: Kernel, watch: Watch) -> None:
     for life in watch.dead(kernel.lives.open(), host=place_of(settings.node), lease=settings.lease_seconds):
         log.warning("life_ended", node=life.node, life=life.id)
         outcomes = kernel.lives.bury(life.id)
-        kernel.loads.bury(life.node, life.id)
+        with later("not_retired", node=life.node):  # its card is gone after a lease by itself
+            kernel.registry.retire(life.node, life.id)
         kernel.dispatcher.close_streams(outcomes)
         kernel.dispatcher.catch_up()
 

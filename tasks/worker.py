@@ -112,10 +112,6 @@ class Worker:
         self.loader.load(model)
         return True
 
-    def load(self, model: str, *, gentle: bool = False, keep_alive: float | None = None) -> None:
-        """Loads a model unless it is here; either way it stays as long as somebody asks."""
-        self.loader.load(model, gentle=gentle, keep_alive=keep_alive)
-
     def unload(self, model: str, *, force: bool = False) -> None:
         """Ends a model, or its load. Jobs that run finish first; with `force` they go back to the queue."""
         self.cancel_load(model)
