@@ -94,17 +94,16 @@ def chosen(tools: list[dict[str, Any]], name: str | None) -> list[dict[str, Any]
 
 def call_schema(tools: list[dict[str, Any]]) -> dict[str, Any]:
     """What a call of one of the tools must look like."""
-    calls = [_call(tool["function"]) for tool in tools]
+    calls = [_call(number, tool["function"]) for number, tool in enumerate(tools)]
     return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
-def _call(function: dict[str, Any]) -> dict[str, Any]:
+def _call(number: int, function: dict[str, Any]) -> dict[str, Any]:
+    # With an id of its own a schema is a root to its references, such as pydantic's `#/$defs/…`, wherever it stands.
+    arguments = {"$id": f"tool:{number}", **(function.get("parameters") or {"type": "object"})}
     return {
         "type": "object",
-        "properties": {
-            "name": {"const": function["name"]},
-            "arguments": function.get("parameters") or {"type": "object"},
-        },
+        "properties": {"name": {"const": function["name"]}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
     }

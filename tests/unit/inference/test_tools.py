@@ -3,7 +3,11 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+from llguidance import LLMatcher, LLTokenizer
+
+from app.web.dialect import call_schema
 from inference import schema
 from inference.prompts import Prompter, load_tokenizer
 from inference.protocol import Message, Request, Sampling
@@ -61,6 +65,20 @@ def test_schemas_are_checked_before_the_model_sees_the_request() -> None:
         failure = schema.fault(bad)
         assert failure is not None
         assert why in failure.message
+
+
+def test_references_in_a_tools_parameters_are_found_where_a_call_is_forced() -> None:
+    def tool(name: str, **kind: Any) -> dict[str, Any]:
+        properties = {"of": {"$ref": "#/$defs/Kind"}, "also": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}
+        parameters = {"type": "object", "properties": properties, "required": ["of"], "$defs": {"Kind": kind}}
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    two = [tool("a", enum=["x"]), tool("b", type="integer")]
+    for tools in (two[:1], two):
+        assert schema.fault(json.dumps(call_schema(tools))) is None
+    matcher = LLMatcher(LLTokenizer("byte"), schema.grammar(json.dumps(call_schema(two))))
+    said = b'{"name": "b", "arguments": {"of": 1, "also": {"of": "x"}}}'
+    assert matcher.try_consume_tokens(list(said)) == said.index(b'"x"'), "the second tool's Kind is its own"
 
 
 def test_a_schema_that_would_keep_a_processor_busy_for_hours_is_refused() -> None:
