@@ -16,6 +16,8 @@ from inference.tools import MARKS
 
 #: A character has at most four bytes, and a token at least one: after so many tokens, something has become certain.
 LONGEST = 4
+#: The log probability of what cannot come, as behind a grammar: OpenAI's word for it. JSON has none for minus infinity.
+NEVER = -9999.0
 
 
 def end_ids(*said: object) -> set[int]:
@@ -50,8 +52,8 @@ class Vocabulary:
 
     def logprob(self, token: int, logprob: float, top: Iterable[tuple[int, float]]) -> Logprob:
         """How likely a token was, and the likeliest of its place, in the words of the protocol."""
-        others = tuple(Likely(other, self.text_of(other), value) for other, value in top)
-        return Logprob(token, self.text_of(token), logprob, others)
+        others = tuple(Likely(other, self.text_of(other), max(value, NEVER)) for other, value in top)
+        return Logprob(token, self.text_of(token), max(logprob, NEVER), others)
 
 
 class Detokenizer:

@@ -1,3 +1,4 @@
+import math
 import random
 from typing import Any
 
@@ -176,7 +177,7 @@ def test_ids_that_the_caller_names_are_as_silent(smollm2: Any) -> None:
 def test_a_log_probability_names_tokens_with_their_own_text(tokenizer: Any) -> None:
     vocabulary = Vocabulary(tokenizer)
     token = tokenizer.encode("one two", add_special_tokens=False)[-1]
-    said = vocabulary.logprob(token, -0.5, [(token, -0.5), (tokenizer.eos_token_id, -2.0)])
+    said = vocabulary.logprob(token, -0.5, [(token, -0.5), (tokenizer.eos_token_id, -math.inf)])
     assert said.text == said.top[0].text
     assert "two".endswith(said.text.strip())
-    assert said.top[1].text == tokenizer.eos_token
+    assert (said.top[1].text, said.top[1].logprob) == (tokenizer.eos_token, -9999.0), "JSON has no infinity"
