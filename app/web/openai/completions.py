@@ -69,8 +69,8 @@ def _whole(jobs: list[Job], answers: list[Answer], *, echo: bool) -> dict[str, A
     for job, (tokens, ended) in zip(jobs, answers, strict=True):
         said = job.request["prompt"] if echo else ""
         for _, own, reason in split(job, tokens, ended.done_reason):
-            text, logprobs = said + "".join(token.text for token in own), shapes.plain_logprobs(own, len(said))
-            choices.append(_choice(len(choices), text, reason, logprobs))
+            text = said + "".join(token.text for token in own)
+            choices.append(_choice(len(choices), text, reason, shapes.plain_logprobs(own)))
     return {**_head(jobs[0]), "choices": choices, "usage": shapes.usage(_total([ended.usage for _, ended in answers]))}
 
 
@@ -101,12 +101,14 @@ def _chunks(jobs: list[Job], body: CompletionBody, told: Told) -> Iterator[str]:
     frame, n = stream.Frame(head), jobs[0].request["n"]
     finishes = [stream.Finishes(n) for _ in jobs]
     counted: list[Usage] = []
+    said = [0] * (n * len(jobs))  # characters of each choice
     for choice in range(n * len(jobs) if body.echo else 0):
         yield frame.of(_choice(choice, jobs[choice // n].request["prompt"]))
     for index, event in told:
         if isinstance(event, Token):
-            reason = finishes[index].of(event)
-            yield frame.of(_choice(index * n + event.choice, event.text, reason, shapes.plain_logprobs([event])))
+            choice, reason = index * n + event.choice, finishes[index].of(event)
+            yield frame.of(_choice(choice, event.text, reason, shapes.plain_logprobs([event], said[choice])))
+            said[choice] += len(event.text)
         elif isinstance(event, Ended):
             if problem := stream.problem(event, jobs[index].timeout):
                 yield problem + stream.DONE

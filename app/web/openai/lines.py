@@ -136,7 +136,10 @@ def _translated(body: dict[str, Any], endpoint: str) -> GenerateBody:
     body.pop("stream_options", None)
     if endpoint == "/v1/chat/completions":
         return ChatCompletionBody.model_validate(body).translated()
-    requests = CompletionBody.model_validate(body).translated()
+    asked = CompletionBody.model_validate(body)
+    if asked.echo:
+        raise ValueError("echo: a line's output is the answer alone; leave it out")
+    requests = asked.translated()
     if len(requests) > 1:
         raise ValueError("prompt: a line has one prompt; write a line for each")
     return requests[0]

@@ -233,6 +233,8 @@ class CompletionBody(Sampled):
             raise ValueError("suffix: no engine here fills in the middle of a text")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise ValueError("best_of must equal n: answers are not ranked here")
+        if self.echo and self.logprobs is not None:  # whoever adds up a prompt's probabilities would add up none
+            raise ValueError("logprobs: the prompt's own are not told here; leave echo out, or logprobs")
         return self
 
     @property

@@ -68,7 +68,7 @@ def _likely(token: Likely) -> dict[str, Any]:
 
 
 def plain_logprobs(tokens: list[Token], offset: int = 0) -> dict[str, Any] | None:
-    """A completion's probabilities in the older form; `offset` is where its text begins."""
+    """A completion's probabilities in the older form; `offset` is where these tokens' text begins in the whole."""
     told = [entry for token in tokens for entry in token.logprobs]
     if not told:
         return None
@@ -79,6 +79,7 @@ def plain_logprobs(tokens: list[Token], offset: int = 0) -> dict[str, Any] | Non
     return {
         "tokens": [entry.text for entry in told],
         "token_logprobs": [entry.logprob for entry in told],
-        "top_logprobs": [{other.text: other.logprob for other in entry.top} for entry in told],
+        # The drawn one is always among them.
+        "top_logprobs": [{other.text: other.logprob for other in (*entry.top, entry)} for entry in told],
         "text_offset": offsets,
     }

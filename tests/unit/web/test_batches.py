@@ -109,6 +109,15 @@ def test_a_file_for_which_the_disk_has_no_room_is_told_so_and_takes_none(
     assert upload(client, 1)
 
 
+@pytest.mark.parametrize("body", [{"echo": True}, {"prompt": ["a", "b"]}])
+def test_a_completion_s_line_asks_for_one_answer_alone(client: FlaskClient, kernel: Kernel, body: Any) -> None:
+    url = "/v1/completions"
+    file_id = upload(client, 1, url=url, body={"model": "scripted", "prompt": "a"} | body)
+    client.post("/v1/batches", json={"input_file_id": file_id, "endpoint": url, "completion_window": "1h"})
+    (line,) = kernel.store.page()
+    assert (line.job.status, line.job.error_code) == ("failed", "invalid_request")
+
+
 def test_a_batch_and_its_lines_tell_the_broker_s_time(
     client: FlaskClient, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 import pytest
 from flask.testing import FlaskClient
 
+from app.events import Ended, Likely, Logprob, Token
 from app.jobs import State
 from app.kernel import Kernel
+from app.models import Job
 from app.web import held
+from app.web.openai.completions import Told, _chunks
+from app.web.openai.schemas import CompletionBody
 
 from .conftest import Worker, until
 from .test_chat import meanwhile
@@ -57,6 +61,33 @@ def test_prompts_are_streamed_one_after_the_other(client: FlaskClient, worker: W
     ]
     assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop", "stop"]
     assert (json.loads(last)["usage"]["completion_tokens"], done) == (4, "[DONE]")
+
+
+def test_probabilities_stand_at_their_places_in_the_text_and_hold_the_drawn_token() -> None:
+    def token(seq: int, text: str) -> Token:
+        return Token(seq, text, logprobs=(Logprob(seq, text, -2.0, (Likely(9, "x", -0.5),)),))
+
+    def told(index: int, *tokens: Token) -> Told:
+        yield from ((index, event) for event in (*tokens, Ended(len(tokens) + 1, State.SUCCEEDED, "stop")))
+
+    def both() -> Told:
+        yield from told(0, token(1, "Well"), token(2, ", "), token(3, "yes"))
+        yield from told(1, token(1, "No"), token(2, "."))
+
+    jobs = [Job(id=name * 32, model="m", created_at=1.0, request={"n": 1}) for name in "ab"]
+    body = CompletionBody(model="m", prompt=["a", "b"], stream=True, logprobs=1)
+    text = "".join(_chunks(jobs, body, both()))
+    choices = [json.loads(line[6:])["choices"][0] for line in text.splitlines() if line.startswith("data: {")]
+    probable = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+
+    assert [entry["text_offset"] for entry in probable] == [[0], [4], [6], [0], [2]]
+    assert probable[0]["top_logprobs"] == [{"x": -0.5, "Well": -2.0}]
+
+
+def test_probabilities_of_the_prompt_are_refused() -> None:
+    assert CompletionBody(model="m", prompt="x", echo=False, logprobs=1)
+    with pytest.raises(ValueError, match="leave echo out"):
+        CompletionBody(model="m", prompt="x", echo=True, logprobs=1)
 
 
 def test_prompts_that_nobody_hears_any_more_end(client: FlaskClient, kernel: Kernel, worker: Worker) -> None:
