@@ -6,6 +6,7 @@ same parts; and no engine's own parsers, as those die with the engine. See docs/
 Calls are told whole, when their JSON has ended; content that may turn out to be one waits until that is known.
 """
 
+import hashlib
 import json
 import re
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Fold:
         request = job.request
         self._tools = {tool["function"]["name"] for tool in json.loads(request.get("tools") or "[]")}
         self._single: bool = request.get("single", False)
-        self._prefix = f"call_{job.id[:20]}{choice:02d}"
+        self._ident = f"{job.id}/{choice}"
         self._held = ""
         self._at = 0  #: how much of that is dealt with: to cut it off each time would take the square of its length
         self._more: list[str] = []  #: what came since
@@ -211,7 +212,9 @@ class Fold:
 
     def _numbered(self, name: str, arguments: str) -> Call:
         self.calls += 1
-        return Call(f"{self._prefix}{self.calls - 1:02d}", name, arguments)
+        # Mistral's templates raise an exception at ids that are not nine letters and digits.
+        ident = hashlib.blake2b(f"{self._ident}/{self.calls}".encode()).hexdigest()[:9]
+        return Call(ident, name, arguments)
 
 
 def _said(value: object) -> tuple[str, str] | None:
