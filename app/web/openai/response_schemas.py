@@ -67,6 +67,8 @@ class ResponseBody(Lenient):
     stream: bool | None = None
     background: bool | None = None
     store: bool | None = None
+    include: list[str] | None = None
+    top_logprobs: int | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
@@ -103,6 +105,8 @@ class ResponseBody(Lenient):
             raise ValueError("prompt: templates are not kept here; send instructions and input")
         if self.background and self.store is False:
             raise ValueError("background needs store to be true")
+        if self.top_logprobs or "message.output_text.logprobs" in (self.include or ()):
+            raise ValueError("top_logprobs, include: probabilities are told of chats and completions alone")
 
     def _tools(self) -> tuple[list[dict[str, Any]], str | dict[str, Any] | None]:
         """Tools and the choice among them, flat here, where a chat's have the function one step deeper."""

@@ -99,7 +99,8 @@ def _get(site: Site, response_id: str) -> Detail:
         detail = site.kernel.store.get(response_id.removeprefix(PREFIX), identity().scope)
     except JobNotFoundError:
         raise ResponseNotFoundError(response_id) from None
-    if not response_id.startswith(PREFIX) or KEPT not in detail.job.request:
+    kept = detail.job.request.get(KEPT)
+    if not response_id.startswith(PREFIX) or kept is None or not kept["store"]:
         raise ResponseNotFoundError(response_id)
     return detail
 

@@ -93,6 +93,8 @@ def test_a_forced_call(maker: openai.OpenAI, worker: Worker) -> None:
     [
         {"tools": [{"type": "web_search"}]},
         {"prompt": {"id": "p"}},
+        {"top_logprobs": 2},
+        {"include": ["message.output_text.logprobs"]},
         {"input": [{"type": "item_reference", "id": "x"}]},
         {"input": [{"type": "function_call", "call_id": "1", "name": "x", "arguments": "{"}]},
     ],
@@ -101,6 +103,15 @@ def test_what_is_not_done_is_refused(maker: openai.OpenAI, worker: Worker, field
     with pytest.raises(openai.BadRequestError):
         maker.responses.create(**{"model": "scripted", "input": "x"} | fields)
     assert not worker.kernel.store.page()
+
+
+def test_what_is_not_stored_is_not_found_again(maker: openai.OpenAI, worker: Worker) -> None:
+    with meanwhile(lambda: says(worker, ["Hi"])):
+        made = maker.responses.create(model="scripted", input="x", store=False, include=["reasoning.encrypted_content"])
+    assert (made.output_text, made.to_dict()["store"]) == ("Hi", False)
+    for ask in (maker.responses.retrieve, maker.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(made.id)
 
 
 def test_what_was_cancelled_is_not_sent_again(maker: openai.OpenAI, worker: Worker) -> None:
