@@ -1,4 +1,7 @@
-"""OpenAI's requests, as their clients send them. What they send beyond it is dropped, as vLLM's server does."""
+"""OpenAI's requests, as their clients send them. What they send beyond it is dropped, as vLLM's server does.
+
+Of what vLLM would honour there, that is done or refused without which an answer is none to what was asked.
+"""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,12 +15,17 @@ from app.web.schemas import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, ModelName, Pro
 #: Tokens of an answer to a request that names no limit: the model's context bounds it too.
 DEFAULT_MAX_TOKENS = 4096
 MAX_PROMPTS = 64
+#: vLLM's extras that are refused.
+_NOT_DONE = (
+    *("continue_final_message", "prompt_logprobs", "use_beam_search"),
+    *("stop_token_ids", "allowed_token_ids", "bad_words"),
+)
 
 
 class StreamOptions(Lenient):
     """What a stream tells beside the answer."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class Sampled(Lenient):
@@ -46,6 +54,7 @@ class Sampled(Lenient):
     scripted_tokens_per_second: float | None = None
     logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
 
     def common(self) -> dict[str, Any]:
         """The fields that mean the same in the one request type; what was not said keeps its defaults there."""
@@ -69,14 +78,33 @@ class Sampled(Lenient):
             "ignore_eos": self.ignore_eos,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
             "logit_bias": self.logit_bias,
-            "format": form_of(self.response_format),
+            "format": form_of(self.response_format) if self.structured_outputs is None else self._held_to(),
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+    def _held_to(self) -> str | dict[str, Any]:
+        wanted = self.structured_outputs or {}
+        if wanted.get("json_object"):
+            return "json"
+        schema = wanted.get("json")
+        if isinstance(schema, str):
+            return decode_object(schema, "structured_outputs: json")
+        if not isinstance(schema, dict):
+            raise ValueError('structured_outputs: {"json": schema} or {"json_object": true}; there are no others here')
+        return schema
 
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the counts."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _done(cls, body: Any) -> Any:
+        asked = next((name for name in _NOT_DONE if isinstance(body, dict) and body.get(name)), None)
+        if asked is not None:
+            raise ValueError(f"{asked}: it is not done here; leave it out")
+        return body
 
     @model_validator(mode="after")
     def _options_belong_to_streams(self) -> Self:
@@ -167,7 +195,7 @@ class ChatCompletionBody(Sampled):
 
     @model_validator(mode="after")
     def _likelier_ones_need_logprobs(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
         return self
 

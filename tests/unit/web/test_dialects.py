@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 from app.bus import Entry
 from app.events import Token
 from app.kernel import Kernel
+from app.web.openai.schemas import ChatCompletionBody
 
 from .conftest import NODE, Worker
 from .test_chat import meanwhile
@@ -70,6 +71,20 @@ def deep() -> dict[str, Any]:
     return schema
 
 
+def test_vllm_s_extras_are_done_or_refused_not_dropped() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+    def held(**fields: Any) -> Any:
+        return ChatCompletionBody.model_validate(ASKED | fields).translated().sampling().get("schema")
+
+    for form in (schema, json.dumps(schema)):
+        assert json.loads(held(structured_outputs={"json": form})) == schema
+    assert json.loads(held(structured_outputs={"json_object": True})) == {"type": "object"}
+    # What is said without a meaning, as by clients that send each default, is nothing to refuse.
+    assert held(stop_token_ids=[], prompt_logprobs=None, use_beam_search=False, logprobs=False, top_logprobs=0) is None
+    assert not ChatCompletionBody(**ASKED, stream=True, stream_options={"include_usage": None}).include_usage
+
+
 ODD: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"tools": [1]}),
     ("/v1/chat/completions", {"tools": [{"type": "function", "function": 1}]}),
@@ -84,6 +99,10 @@ ODD: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": 1}}),
     ("/v1/chat/completions", {"response_format": {"type": "xml"}}),
     ("/v1/chat/completions", {"response_format": {"type": "json_object"}}),  # the scripted engine
+    ("/v1/chat/completions", {"structured_outputs": {"choice": ["yes", "no"]}}),
+    ("/v1/chat/completions", {"structured_outputs": {"json": "{"}}),
+    ("/v1/chat/completions", {"continue_final_message": True}),
+    ("/v1/completions", {"prompt": "x", "prompt_logprobs": 1}),
     ("/v1/chat/completions", {"logit_bias": {"x": 1}}),
     ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "x"}}, 1]}]}),
     (
