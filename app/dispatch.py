@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import structlog
 from celery import Celery
@@ -56,7 +57,8 @@ class Dispatcher:
         """
         model = jobs[0][0].model
         if pull is None:
-            self._check(model)
+            with suppress(UnavailableError):  # the job waits, and the sweep looks again
+                self._loads.check(model)
         accepted = self._store.submit_all(jobs, pull, slots=self._slots(model), most=most)
         self._send([hint for one in accepted for hint in one.hints])
         if pull is None and any(one.fresh for one in accepted):
@@ -70,12 +72,6 @@ class Dispatcher:
         log.info("fetching", model=model.name, node=node)
         wanted = {"revision": model.revision, "quantize": model.quantize, "init": True, "node": node}
         self.submit(*pull_of(model.name, wanted, priority=DEFAULT_PRIORITY, now=self._clock.now()))
-
-    def _check(self, model: str) -> None:
-        try:
-            self._loads.check(model)
-        except UnavailableError:
-            return  # the job waits, and the sweep looks again
 
     def release(self, model: str) -> None:
         """Sends what a model's holders may have by now. Where it cannot, the next sweep does."""
@@ -177,7 +173,9 @@ class Dispatcher:
                 self._publish(hint)
             except UnavailableError as error:
                 log.warning("not_sent", jobs=len(hints) - sent, reason=str(error.__cause__))
-                self._take_back(hints[sent:])
+                # What could not be sent is released anew by the next sweep, rather than when it counts as lost.
+                with later("not_taken_back", jobs=len(hints) - sent):  # then it is sent again as lost
+                    self._store.unrelease(left.id for left in hints[sent:])
                 return
 
     def _publish(self, hint: Hint) -> None:
@@ -197,8 +195,3 @@ class Dispatcher:
                 headers=message.headers,
                 **message.properties,
             )
-
-    def _take_back(self, hints: list[Hint]) -> None:
-        """What could not be sent is released anew by the next sweep, rather than when it counts as lost."""
-        with later("not_taken_back", jobs=len(hints)):  # then it is sent again as lost
-            self._store.unrelease([hint.id for hint in hints])
