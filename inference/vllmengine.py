@@ -122,7 +122,7 @@ class VllmEngine:
             asyncio.run_coroutine_threadsafe(trial(self._engine, self._words), self._loop).result()
         except Exception as error:
             log.exception("vllm.cannot_compute")
-            raise vllmload.reason(error, loaded) from None
+            raise vllmload.reason(error, loaded.source, loaded.room, loaded.words.reason()) from None
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -77,7 +77,6 @@ class Loaded(NamedTuple):
 
 def load(spec: Spec, on_progress: OnProgress) -> Loaded:
     """Start vLLM on a model. Raises LoadError; what is left of it then ends with this process."""
-    on_progress(0.0)
     source = examine(spec)
     vllm = _import()
     on_progress(0.3)
@@ -93,7 +92,7 @@ def load(spec: Spec, on_progress: OnProgress) -> Loaded:
         )
     except Exception as error:  # noqa: BLE001 - whatever it was, it becomes a reason
         log.warning("vllm.load_failed", reason=repr(error))
-        raise _reason(error, source, room, words.reason()) from None
+        raise reason(error, source, room, words.reason()) from None
     return Loaded(engine, source, room, words, source.method or ("nf4" if spec.quantize == "q4" else ""))
 
 
@@ -234,12 +233,8 @@ def _has_senses(source: Source) -> bool:
     return any(key in part for part in parts for key in ("vision_config", "audio_config"))
 
 
-def reason(error: Exception, loaded: Loaded) -> LoadError:
-    """Why a model that was loaded does not compute."""
-    return _reason(error, loaded.source, loaded.room, loaded.words.reason())
-
-
-def _reason(error: Exception, source: Source, room: Room, heard: str) -> LoadError:
+def reason(error: Exception, source: Source, room: Room, heard: str) -> LoadError:
+    """Why a model is not loaded, or does not compute; `heard`: the last words of vLLM's own process."""
     said = heard or f"{type(error).__name__}: {error}"
     if _OUT_OF_MEMORY.search(said) or "-9" in str(error):
         beside = "" if room.cache is None else f" and {gigabytes(room.cache)} for keys and values"

@@ -176,7 +176,7 @@ def test_a_folder_that_is_not_whole_is_a_bad_model(model: Path, tmp_path: Path) 
 )
 def test_what_vllms_process_said_becomes_the_reason(model: Path, heard: str, code: str) -> None:
     room = vllmload.Room(2 * GB, 1 * GB)
-    error = vllmload._reason(RuntimeError("Engine core initialization failed."), examine(spec_of(model)), room, heard)
+    error = vllmload.reason(RuntimeError("Engine core initialization failed."), examine(spec_of(model)), room, heard)
     assert error.code == code
     assert heard.split(": ")[1][:20] in error.message or code == "engine_failed"
     assert code != "out_of_memory" or "2.00 GB" in error.message
