@@ -22,13 +22,14 @@ def build(spec: Spec, on_progress: OnProgress) -> Engine:
     """Load an engine in this process. Raises LoadError."""
     if spec.engine not in FACTORIES:
         raise LoadError("unknown_engine", f"No engine is named '{spec.engine}'. There are: {', '.join(FACTORIES)}.")
+    on_progress(0.0)  # before the import, which takes most of a small model's load
     module, _, name = FACTORIES[spec.engine].partition(":")
     try:
         factory = cast(Factory, getattr(import_module(module), name))
     except ImportError as error:
         raise LoadError(
             "backend_missing",
-            f"The {spec.engine} engine needs a package that is not installed here ({error.name or error}). Run "
+            f"The {spec.engine} engine needs a package that is not installed here ({error}). Run "
             "`make up` again, which installs what this machine can have.",
         ) from None
     return factory(spec, on_progress)

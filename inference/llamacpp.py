@@ -25,7 +25,6 @@ from inference.llamaserver import (
     TIMEOUT,
     Plan,
     free_memory,
-    import_llama,
     load_server,
     note_on_gpu,
     plan,
@@ -97,11 +96,9 @@ class LlamaCppEngine:
     def __init__(self, spec: Spec, on_progress: OnProgress) -> None:
         if spec.path is None:
             raise LoadError("bad_model", "The llama.cpp engine needs the path of a GGUF file.")
-        on_progress(0.0)
-        library = import_llama()
-        self._plan: Plan = plan(spec, free_memory(spec, library))
+        self._plan: Plan = plan(spec, free_memory(spec))
         self._stuck = False
-        self._server, self._loopback = load_server(spec, self._plan, library, self._give_up)
+        self._server, self._loopback = load_server(spec, self._plan, self._give_up)
         self._lock = threading.Lock()
         self._answers: dict[str, _Answer] = {}
         self._room: WaitingRoom[_Answer] = WaitingRoom(spec.slots, self._plan.total)
@@ -120,7 +117,7 @@ class LlamaCppEngine:
             weights_bytes=self._plan.weights,
             cache_bytes=self._plan.cache,
             cache_tokens=self._plan.total,
-            note=note_on_gpu(spec, library),
+            note=note_on_gpu(spec),
         )
 
     def submit(self, request: Request) -> None:

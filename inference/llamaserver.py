@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import xllamacpp
 
 from inference import memory
 from inference.errors import RENDER_SECONDS, LoadError, RefusedError, slow_template
@@ -49,15 +50,6 @@ class Plan(msgspec.Struct, frozen=True):
         return self.total * self.token
 
 
-def import_llama() -> Any:
-    """The library. Raises LoadError."""
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise LoadError("backend_missing", f"llama.cpp is not installed: pip install xllamacpp ({error})") from None
-    return xllamacpp
-
-
 def plan(spec: Spec, free: int) -> Plan:
     """Plan for the model's own context where `free` bytes allow, and for one usual request in each slot.
 
@@ -92,10 +84,10 @@ def _plan(shape: Shape, spec: Spec, budget: int) -> Plan:
     return Plan(context, -(-total // GRAIN) * GRAIN)
 
 
-def free_memory(spec: Spec, library: Any) -> int:
+def free_memory(spec: Spec) -> int:
     """Bytes that weights and cache may take. Raises LoadError where layers are to go on a GPU that is not there."""
     layers = spec.options.get("gpu_layers")
-    gpus = [device for device in library.get_device_info() if "GPU" in device["type"].name]
+    gpus = _gpus()
     if layers and not gpus:
         raise LoadError(
             "backend_missing",
@@ -107,18 +99,22 @@ def free_memory(spec: Spec, library: Any) -> int:
     return memory.available() + on_gpus
 
 
-def note_on_gpu(spec: Spec, library: Any) -> str:
+def _gpus() -> list[dict[str, Any]]:
+    return [device for device in xllamacpp.get_device_info() if "GPU" in device["type"].name]
+
+
+def note_on_gpu(spec: Spec) -> str:
     """What an operator should know whose worker has a GPU (`on_gpu`), where llama.cpp cannot use it."""
-    if not spec.options.get("on_gpu") or any("GPU" in device["type"].name for device in library.get_device_info()):
+    if not spec.options.get("on_gpu") or _gpus():
         return ""
     return f"llama.cpp runs on the CPU: its package here is built without CUDA. For the GPU: {CUDA_BUILD}"
 
 
-def load_server(spec: Spec, sizes: Plan, library: Any, on_stuck: Callable[[], None]) -> "tuple[Any, Loopback]":
+def load_server(spec: Spec, sizes: Plan, on_stuck: Callable[[], None]) -> "tuple[Any, Loopback]":
     """Load the model; `on_stuck` is called where its template turns out to loop. Raises LoadError."""
     key = secrets.token_hex(16)
     try:
-        server = library.Server(_params(library, spec, sizes, key))
+        server = xllamacpp.Server(_params(spec, sizes, key))
     except RuntimeError as error:
         raise LoadError(
             "bad_model",
@@ -128,9 +124,9 @@ def load_server(spec: Spec, sizes: Plan, library: Any, on_stuck: Callable[[], No
     return server, Loopback(server.listening_address, key, on_stuck)
 
 
-def common_params(library: Any, spec: Spec, key: str) -> Any:
+def common_params(spec: Spec, key: str) -> Any:
     """What every server of llama.cpp's is told here: the model, and to be quiet behind a door on the loopback."""
-    params = library.CommonParams()
+    params = xllamacpp.CommonParams()
     params.model.path = spec.path
     # Threads that spin while they wait take the cores from each other: two busy engines on two cores ran at a seventh
     # of their speed. See also OMP_WAIT_POLICY in `remote`.
@@ -143,8 +139,8 @@ def common_params(library: Any, spec: Spec, key: str) -> Any:
     return params
 
 
-def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
-    params = common_params(library, spec, key)
+def _params(spec: Spec, sizes: Plan, key: str) -> Any:
+    params = common_params(spec, key)
     params.n_parallel = spec.slots
     params.n_ctx = sizes.total
     # A prompt is read in steps of what is computed at once. With four of them in one, llama.cpp's default, a cancel and
@@ -155,7 +151,7 @@ def _params(library: Any, spec: Spec, sizes: Plan, key: str) -> Any:
     if (caching := spec.options.get("prefix_caching")) is not None:
         params.cache_prompt = bool(caching)
     if kind := spec.options.get("kv_cache_dtype"):
-        params.cache_type_k = params.cache_type_v = getattr(library.ggml_type, f"GGML_TYPE_{str(kind).upper()}")
+        params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{str(kind).upper()}")
     # Answers that left their slot are not kept in RAM besides: llama.cpp would take up to 8 GiB for it.
     params.cache_ram_mib = 0
     return params

@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import xllamacpp
+
 from inference.errors import RefusedError
 from inference.gguf import read_values
-from inference.llamaserver import common_params, import_llama
+from inference.llamaserver import common_params
 from inference.protocol import Failure, Spec
 
 #: Tokens of the longest text that is turned into a vector.
@@ -47,13 +49,12 @@ class Vectors:
 
 def _load(spec: Spec) -> Any:
     """It pools as the model says, else by the mean."""
-    library = import_llama()
-    params = common_params(library, spec, secrets.token_hex(16))
+    params = common_params(spec, secrets.token_hex(16))
     params.embedding = True
     params.n_ctx = params.n_batch = params.n_ubatch = MOST_TOKENS
     params.n_parallel = min(4, spec.slots)
     params.n_gpu_layers = 0
     values = read_values(Path(str(spec.path)))
     if f"{values.get('general.architecture')}.pooling_type" not in values:
-        params.pooling_type = library.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-    return library.Server(params)
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    return xllamacpp.Server(params)

@@ -51,7 +51,6 @@ class Loaded(NamedTuple):
 
 def load_model(spec: Spec, on_progress: OnProgress) -> Loaded:
     """Load a model. Raises LoadError; then nothing of it is left in memory."""
-    on_progress(0.0)
     _quiet()
     source = examine(spec)
     _check_packages(spec, source)

@@ -246,9 +246,7 @@ def test_layers_for_a_gpu_that_is_not_there_are_refused_with_what_to_do(starter_
 
 
 def test_who_has_a_gpu_is_told_why_it_is_idle() -> None:
-    import xllamacpp
-
-    assert "CUDA" in llamaserver.note_on_gpu(Spec("llamacpp", None, 1, options={"on_gpu": True}), xllamacpp)
+    assert "CUDA" in llamaserver.note_on_gpu(Spec("llamacpp", None, 1, options={"on_gpu": True}))
 
 
 def test_a_model_that_does_not_fit_is_refused_with_figures(starter_gguf: Path) -> None:
