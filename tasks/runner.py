@@ -95,8 +95,7 @@ class Runner:
         try:
             log.warning("alone", job=job_id)
             self.on_change()
-            alone = self._make_way()
-            if alone:
+            if alone := self._make_way():
                 self._attempt(job_id, alone=True)
         finally:
             self.gate.open()
@@ -140,9 +139,8 @@ class Runner:
             if job is None:
                 return False
             if job.attempt == 1:
-                meters.WAIT.labels(job.model, str(job.priority)).observe(
-                    max(0.0, self._kernel.clock.now() - job.created_at)
-                )
+                waited = max(0.0, self._kernel.clock.now() - job.created_at)
+                meters.WAIT.labels(job.model, str(job.priority)).observe(waited)
             try:
                 with bound_contextvars(request_id=job.request_id):
                     self._carry_out(job)
@@ -151,7 +149,9 @@ class Runner:
             except Exception as error:
                 log.exception("attempt_failed", job=job.id)
                 failure = Failure("internal", "The worker could not run this job; its log says why.")
-                self._end(Outcome(job.id, job.attempt, State.FAILED, failure), traceback.format_exc())
+                outcome, trace = Outcome(job.id, job.attempt, State.FAILED, failure), traceback.format_exc()
+                if surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
+                    self._kernel.dispatcher.close_streams([outcome])
                 raise JobFailedError(failure) from error
         return True
 
@@ -187,7 +187,7 @@ class Runner:
         try:
             if run.end is None:
                 bay.pump.start(run)
-            end = run.wait(self._seconds(job))
+            end = run.wait(job.expires_at - self._kernel.clock.now() if job.held else job.timeout - job.ran)
         finally:
             bay.pump.release(run)
             with self._lock:
@@ -228,9 +228,6 @@ class Runner:
             meters.FIRST.labels(job.model).observe(max(0.0, self._kernel.clock.now() - job.created_at))
         self.on_first()
 
-    def _seconds(self, job: Job) -> float:
-        return job.expires_at - self._kernel.clock.now() if job.held else job.timeout - job.ran
-
     def _settle(self, run: Run, end: End, bay: Bay) -> None:
         job = run.job
         if end.way is Way.HANDED_BACK:
@@ -238,8 +235,7 @@ class Runner:
                 self._hand_back(job, run.sent)
             return
         if end.way is Way.ENGINE_DIED:
-            outcomes = surely(lambda: self._kernel.store.lose(job.id, job.attempt))
-            self._kernel.dispatcher.close_streams(outcomes)
+            self._kernel.dispatcher.close_streams(surely(lambda: self._kernel.store.lose(job.id, job.attempt)))
         elif end.way in (Way.DONE, Way.ASKED):
             self._finish(run, end, bay)
         self._release(job.model)
@@ -271,11 +267,6 @@ class Runner:
         with later("end_not_published", job=run.job.id):  # followers read the row
             if self._kernel.bus.finish(self._node, *run.unsent(), last):
                 self._kernel.bus.restore(self._node, run.job.id, run.job.attempt, 0, [*run.entries(), last])
-
-    def _end(self, outcome: Outcome, trace: str) -> None:
-        """Ends a job of which there is nothing to tell but that it failed."""
-        if surely(lambda: self._kernel.store.finish(outcome, trace=trace)):
-            self._kernel.dispatcher.close_streams([outcome])
 
     def ask_end(self, job_id: str, state: str) -> None:
         """Ends a job of ours because somebody asked."""
