@@ -140,6 +140,8 @@ class ChatMessage(Lenient):
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
 
     def translated(self) -> dict[str, Any]:
         """As the one request type has it."""
@@ -148,6 +150,8 @@ class ChatMessage(Lenient):
         further = {
             "name": self.name,
             "tool_call_id": self.tool_call_id,
+            # Templates show a model what it thought before its last calls, and leave out older thoughts.
+            "reasoning_content": self.reasoning or self.reasoning_content,
             "tool_calls": [call.translated() for call in self.tool_calls or ()],
         }
         return turn | {"further": {name: value for name, value in further.items() if value}}
@@ -168,7 +172,7 @@ def form_of(wanted: dict[str, Any] | None) -> str | dict[str, Any] | None:
 
 
 def text_of(content: str | list[dict[str, Any]] | None) -> str:
-    """A content's parts, joined. Raises ValueError."""
+    """A content's parts, each on lines of its own, as vLLM's and llama.cpp's servers have them. Raises ValueError."""
     if content is None or isinstance(content, str):
         return content or ""
     texts = []
@@ -177,7 +181,7 @@ def text_of(content: str | list[dict[str, Any]] | None) -> str:
         if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
             raise ValueError(f"content: parts of type '{kind}' are not understood; only text is")
         texts.append(part["text"])
-    return "".join(texts)
+    return "\n".join(texts)
 
 
 class ChatCompletionBody(Sampled):

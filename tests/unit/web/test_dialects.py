@@ -71,6 +71,19 @@ def deep() -> dict[str, Any]:
     return schema
 
 
+def test_a_turn_s_parts_and_thoughts_reach_the_template() -> None:
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": "Two"}]
+    thought = {"role": "assistant", "content": "x", "reasoning_content": "Well…", "tool_calls": None}
+    asked = ASKED | {"messages": [{"role": "user", "content": parts}, thought, thought | {"reasoning": "Hm"}]}
+    turns = ChatCompletionBody.model_validate(asked).translated().request()["messages"]
+
+    assert turns[0] == {"role": "user", "content": "One\nTwo"}
+    assert [json.loads(turn["further"]) for turn in turns[1:]] == [
+        {"reasoning_content": "Well…"},
+        {"reasoning_content": "Hm"},
+    ]
+
+
 def test_vllm_s_extras_are_done_or_refused_not_dropped() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
