@@ -70,7 +70,7 @@ def model_of(kernel: Kernel, name: str, who: Identity) -> tuple[Model, str]:
     who.check_model(model.name)
     if whole:
         return model, ""
-    there = sorted((model.engine_options or {}).get("lora_adapters", {}))
+    there = adapters_of(model)
     if adapter not in there:
         raise InvalidRequestError(
             f"Model '{model.name}' has no adapter '{adapter}'; it has {', '.join(there) or 'none'}. "
@@ -78,6 +78,11 @@ def model_of(kernel: Kernel, name: str, who: Identity) -> tuple[Model, str]:
             param="model",
         )
     return model, adapter
+
+
+def adapters_of(model: Model) -> list[str]:
+    """The LoRA adapters that it may be asked for with."""
+    return sorted((model.engine_options or {}).get("lora_adapters", {}))
 
 
 def _check_abilities(model: Model, body: GenerateBody) -> None:

@@ -191,6 +191,10 @@ def test_a_name_may_ask_for_an_adapter(client: FlaskClient, kernel: Kernel, card
     assert kernel.store.get(lines.get_json()["ids"][0]).job.request["adapter"] == "a"
     refused = client.post("/v1/chat/completions", json=CHAT | {"model": "m@b"})
     assert refused.status_code == 400
+    listed = client.get("/v1/models").get_json()["data"]
+    assert {row["id"] for row in listed if "@" in row["id"]} == {"odd@name", "m@a"}
+    assert client.get("/v1/models/m@a").get_json()["id"] == "m@a"
+    assert [client.get(f"/v1/models/{name}").status_code for name in ("m@b", "x@a")] == [400, 404]
     assert "no adapter 'b'; it has a" in refused.get_json()["error"]["message"]
     assert client.post("/jobs", json=CHAT | {"model": "none@a"}).get_json()["error"]["code"] == "model_not_downloaded"
 
