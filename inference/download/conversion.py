@@ -3,14 +3,13 @@
 import fcntl
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from inference.download.cache import Cache, make_room
 from inference.download.choice import CONVERTIBLE
 from inference.download.errors import DownloadError
-from inference.download.facts import without_token
+from inference.download.facts import confined
 from inference.download.listing import File, Listing
 
 #: Tells in a converted folder which commit it was made from.
@@ -61,16 +60,8 @@ def _fill(folder: Path, cache: Cache, listing: Listing, pickles: list[File]) -> 
 
 
 def _run(pickles: list[str], into: Path, size: int) -> None:
-    argv = [sys.executable, "-m", "inference.pickles", str(into), *pickles]
     try:
-        child = subprocess.run(
-            argv,
-            env=without_token(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            timeout=GRACE + size / PACE,
-            check=False,
-        )
+        child = confined("inference.pickles", str(into), *pickles, seconds=GRACE + size / PACE)
     except subprocess.TimeoutExpired:
         raise DownloadError("conversion_failed", "Converting the pickles took too long, and was ended.") from None
     if child.returncode:

@@ -41,9 +41,11 @@ class RefusedError(Exception):
         super().__init__(f"HTTP {status} {self.said}".strip())
 
 
-def refused(error: HfHubHTTPError) -> RefusedError:
-    """A refusal that the hub's client heard."""
-    return RefusedError(error.response.status_code, error.response.headers)
+def refusal_of(error: BaseException | None) -> RefusedError | None:
+    """The hub's no in an error, whichever client heard it."""
+    if isinstance(error, HfHubHTTPError):
+        return RefusedError(error.response.status_code, error.response.headers)
+    return error if isinstance(error, RefusedError) else None
 
 
 def refused_redirect(endpoint: str, target: str) -> DownloadError:
@@ -59,10 +61,8 @@ def explain(error: BaseException, order: Order) -> DownloadError:
     """What to tell the user about any failure."""
     if isinstance(error, DownloadError):
         return error
-    if isinstance(error, HfHubHTTPError):
-        error = refused(error)
-    if isinstance(error, RefusedError):
-        return _refusal(error, order)
+    if (refusal := refusal_of(error)) is not None:
+        return _refusal(refusal, order)
     if isinstance(error, HFValidationError):
         return _not_found(order)
     if isinstance(error, httpx2.TransportError | urllib3.exceptions.HTTPError | FileMetadataError | ConnectionError):

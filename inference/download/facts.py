@@ -18,9 +18,14 @@ log = structlog.get_logger()
 SECONDS = 120
 
 
-def without_token() -> dict[str, str]:
-    """The environment of a child that reads what strangers made. It could find what it deletes of its own (/proc)."""
-    return {name: value for name, value in os.environ.items() if name not in TOKENS}
+def confined(module: str, *args: str, seconds: float) -> "subprocess.CompletedProcess[bytes]":
+    """Runs a module of ours that reads what strangers made. Raises subprocess.TimeoutExpired.
+
+    Its environment lacks the token: what it deleted of its own, it could find again (/proc).
+    """
+    env = {name: value for name, value in os.environ.items() if name not in TOKENS}
+    argv = [sys.executable, "-m", module, *args]
+    return subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=seconds)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -28,12 +33,8 @@ def facts_of(path: Path) -> dict[str, Any]:
 
     A folder whose sums are right is what its hub has: whether its weights can be used, the engine tells.
     """
-    argv = [sys.executable, "-m", "inference.facts", str(path)]
     try:
-        child = subprocess.run(
-            argv, env=without_token(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=SECONDS, check=False
-        )
-        facts = json.loads(child.stdout or b"{}")
+        facts = json.loads(confined("inference.facts", str(path), seconds=SECONDS).stdout or b"{}")
     except (subprocess.TimeoutExpired, ValueError):
         facts = {"error": "bad_model", "message": "its header takes too long to read"}
     if "error" not in facts:

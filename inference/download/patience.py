@@ -7,9 +7,9 @@ import httpx2
 import structlog
 import tenacity
 import urllib3
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import OfflineModeIsEnabled
 
-from inference.download.errors import RefusedError, refused
+from inference.download.errors import refusal_of
 
 log = structlog.get_logger()
 
@@ -39,18 +39,11 @@ def patiently(call: Callable[[], T], *, tries: int) -> T:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same call may go well a moment later."""
-    refusal = _refusal(error)
-    if refusal is not None:
+    if (refusal := refusal_of(error)) is not None:
         return refusal.status >= 500 or refusal.status in _PASSING
     if isinstance(error, _LASTING):
         return False
     return isinstance(error, httpx2.TransportError | urllib3.exceptions.HTTPError | ConnectionError)
-
-
-def _refusal(error: BaseException) -> RefusedError | None:
-    if isinstance(error, HfHubHTTPError):
-        return refused(error)
-    return error if isinstance(error, RefusedError) else None
 
 
 _own = tenacity.wait_exponential_jitter(multiplier=0.5, max=LONGEST)
@@ -58,8 +51,7 @@ _own = tenacity.wait_exponential_jitter(multiplier=0.5, max=LONGEST)
 
 def _wait(state: tenacity.RetryCallState) -> float:
     """Longer each time, and at least what the hub asked for."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    refusal = _refusal(error) if error is not None else None
+    refusal = refusal_of(state.outcome.exception() if state.outcome is not None else None)
     asked = asked_seconds(refusal.retry_after) if refusal is not None else 0.0
     return max(_own(state), asked)
 
