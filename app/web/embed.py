@@ -4,8 +4,9 @@ import base64
 import struct
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from app.errors import InvalidRequestError
 from app.events import Usage
 from app.jobs import Kind
 from app.web.current import here
@@ -20,18 +21,12 @@ MAX_INPUTS = 1024
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _of_the_model(dimensions: int | None) -> None:
-    if dimensions is not None:
-        raise ValueError("dimensions: vectors have the length that the model gives them; leave it out")
-
-
 class EmbedBody(GenerateBody):
     """Texts of which to tell the vectors. Only other dialects offer it."""
 
     KIND: ClassVar[Kind] = Kind.EMBED
 
     inputs: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-    dimensions: Annotated[int | None, AfterValidator(_of_the_model)] = None
 
     def request(self) -> dict[str, Any]:
         """With the texts."""
@@ -46,8 +41,11 @@ class Vectors(NamedTuple):
     usage: Usage
 
 
-def vectors(inputs: str | list[str], **asked: Any) -> Vectors:
-    """Waits for them. Raises InvalidRequestError, JobFailedError, and what `submit_generation` does."""
+def vectors(inputs: str | list[str], *, dimensions: int | None = None, **asked: Any) -> Vectors:
+    """Waits for them. They have the length that the model gives them; `dimensions` is what the client counts on.
+
+    Raises InvalidRequestError, JobFailedError, and what `submit_generation` does.
+    """
     site = here()
     site.kernel.bus.ping()
     with translating():
@@ -57,6 +55,8 @@ def vectors(inputs: str | list[str], **asked: Any) -> Vectors:
     texts = [""] * job.request["n"]
     for token in tokens:
         texts[token.choice] += token.text
+    if dimensions is not None and dimensions != (length := len(vector(texts[0]))):
+        raise InvalidRequestError(f"dimensions: this model's vectors have {length}; leave it out.", param="dimensions")
     return Vectors(job.model, texts, ended.usage)
 
 

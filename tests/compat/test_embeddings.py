@@ -19,7 +19,7 @@ def likeness(one: list[float], other: list[float]) -> float:
 def test_vectors(client: openai.OpenAI, stack: Stack) -> None:
     raw = client.embeddings.with_raw_response.create(model="smollm2", input=TEXTS)
     made, job = raw.parse(), stack.job(raw.headers["X-Job-Id"])
-    exact = client.embeddings.create(model="smollm2", input=TEXTS[0], encoding_format="float")
+    exact = client.embeddings.create(model="smollm2", input=TEXTS[0], encoding_format="float", dimensions=576)
     with ollama.Client(host=stack.url) as other:
         theirs = other.embed(model="smollm2", input=TEXTS)
         older = other.embeddings(model="smollm2", prompt=TEXTS[0])
@@ -39,5 +39,7 @@ def test_what_has_no_vector(client: openai.OpenAI) -> None:
         client.embeddings.create(model="scripted", input="x")
     with pytest.raises(openai.BadRequestError, match="2048 tokens"):
         client.embeddings.create(model="smollm2", input="word " * 3000)
+    with pytest.raises(openai.BadRequestError, match="vectors have 576"):
+        client.embeddings.create(model="smollm2", input="x", dimensions=3)
     with pytest.raises(openai.BadRequestError, match="token ids"):
         client.embeddings.create(model="smollm2", input=[1, 2])

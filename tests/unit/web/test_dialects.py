@@ -1,6 +1,9 @@
 """Calls and thoughts in both dialects' shapes, over a worker that says what the test wants; and odd requests."""
 
+import base64
 import json
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +150,21 @@ def test_an_odd_request_is_the_clients_to_mend(
     assert answer.status_code == 400, answer.get_data(as_text=True)
     assert answer.get_json()["error"]
     assert not worker.kernel.store.page()
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed"])
+def test_the_length_that_vectors_have_may_be_asked_for(
+    client: FlaskClient, kernel: Kernel, worker: Worker, path: str
+) -> None:
+    kernel.catalog.add("g", Path("/"), format="gguf", size_bytes=5, source="import")
+
+    def asked(dimensions: int) -> Any:
+        with meanwhile(lambda: says(worker, [base64.b64encode(struct.pack("<2f", 0.5, 0.25)).decode()])):
+            return client.post(path, json={"model": "g", "input": "x", "dimensions": dimensions})
+
+    good, bad = asked(2).get_json(), asked(3)
+    assert (good["data"][0]["embedding"] if "data" in good else good["embeddings"][0]) == [0.5, 0.25]
+    assert (bad.status_code, "vectors have 2" in bad.get_data(as_text=True)) == (400, True)
 
 
 def test_both_dialects_list_a_model_under_each_of_its_names(client: FlaskClient, kernel: Kernel) -> None:
