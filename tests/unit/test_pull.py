@@ -319,7 +319,7 @@ def test_a_cancelled_pull_stops_its_bytes_and_leaves_nothing(yard: Yard, monkeyp
         assert not yard.desk.watches(job_id)
 
         assert not thread.is_alive()
-        assert not any(process.alive for process in children)
+        assert all(process.wait(0) for process in children)
     job, row, _ = yard.get(job_id)
     assert job.status == State.CANCELLED
     assert row is not None
