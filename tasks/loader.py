@@ -70,14 +70,12 @@ class Loader:
         self._garage.drain(model)
         self.load(model)
 
-    def cancel(self, model: str) -> bool:
-        """Ends the load of a model, wherever it stands; returns when it has ended. False: there is none."""
+    def cancel(self, model: str) -> None:
+        """Ends the load of a model, if any, wherever it stands; returns when it has ended."""
         with self._changed:
             order = self._orders.get(model)
-        if order is None:
-            return False
-        order.ender.end()
-        return True
+        if order is not None:
+            order.ender.end()
 
     def loading(self) -> tuple[Loading, ...]:
         """The models on their way in."""
