@@ -1,9 +1,11 @@
-"""What must be written of a claim, whatever the database does."""
+"""What must be read and written of a claim, whatever the database does."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+
+import tenacity
 
 from app.errors import UnavailableError
 from app.kernel import Kernel
@@ -21,6 +23,17 @@ def surely(write: Callable[[], T]) -> T:
             return write()
         except UnavailableError:
             time.sleep(PAUSE)
+
+
+def patiently(call: Callable[[], T], seconds: float) -> T:
+    """Asks again where the database is away for a moment; after so many seconds, raises UnavailableError."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(UnavailableError),
+        stop=tenacity.stop_after_delay(seconds),
+        wait=tenacity.wait_fixed(PAUSE),
+        reraise=True,
+    )
+    return retrying(call)
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import psutil
 import structlog
-import tenacity
 
-from app.errors import UnavailableError
 from app.kernel import Kernel
 from app.logs import later
 from app.place import place_of
+from tasks.claims import patiently
 
 log = structlog.get_logger(__name__)
 
@@ -29,14 +28,8 @@ def begin_life(kernel: Kernel, node: str) -> str:
 
 def end_life(kernel: Kernel, node: str, life: str, sent: dict[str, int]) -> None:
     """Ends a life of its own will. Its jobs are in the queue then, which is no loss to them."""
-    for attempt in tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(UnavailableError),
-        stop=tenacity.stop_after_delay(LEAVE),
-        wait=tenacity.wait_fixed(0.5),
-        retry_error_callback=lambda _: log.warning("not_left", life=life),  # the keeper buries it, jobs and all
-    ):
-        with attempt:
-            kernel.dispatcher.close_streams(kernel.lives.leave(life, sent))
+    with later("not_left", life=life):  # the keeper buries it, jobs and all
+        kernel.dispatcher.close_streams(patiently(lambda: kernel.lives.leave(life, sent), LEAVE))
     with later("not_retired", node=node):  # its card runs out
         kernel.registry.retire(node, life)
 

@@ -17,8 +17,9 @@ from app.settings import Settings
 from app.stock import Model
 from tasks.child import Line, child, order_of
 from tasks.choice import quantization
+from tasks.claims import patiently
 from tasks.standing import Standing
-from tasks.watcher import Watcher, patiently
+from tasks.watcher import END_SECONDS, Watcher
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +127,7 @@ class Download:
     def _succeed(self, last: Line) -> None:
         size = int(last["size_bytes"])
         try:
-            model = patiently(lambda: self._register(last))
+            model = patiently(lambda: self._register(last), END_SECONDS)
         except Exception:
             log.exception("model_not_registered", model=self.key.model)
             return self._fail({"error": "download_failed", "message": UNREGISTERED})

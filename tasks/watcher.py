@@ -1,12 +1,10 @@
 """One pull that watches a download: its row, its followers, its end."""
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
-import tenacity
 
 from app.bus import Entry
 from app.errors import Failure, UnavailableError
@@ -15,15 +13,13 @@ from app.jobs import State
 from app.kernel import Kernel
 from app.models import Job
 from app.store import Outcome
-from tasks.claims import surely
+from tasks.claims import patiently, surely
 from tasks.standing import Standing
 
 log = structlog.get_logger(__name__)
 
 #: How long a database that does not answer may hold up a pull's beginning, or its model's, in seconds.
 END_SECONDS = 60.0
-
-_T = TypeVar("_T")
 
 
 class Watcher:
@@ -36,7 +32,7 @@ class Watcher:
         self._kernel = kernel
         self._node = node
         self._until = time.monotonic() + job.timeout - (job.ran or 0.0)
-        row = patiently(lambda: kernel.store.get(job.id)).pull
+        row = patiently(lambda: kernel.store.get(job.id), END_SECONDS).pull
         self.commit = row.revision if row is not None else None
         self.quantize = row.quantize if row is not None else "auto"
         self.init = row.init if row is not None else False
@@ -103,14 +99,3 @@ class Watcher:
 
     def _lost(self) -> None:
         log.info("pull_lost", job=self.job.id, attempt=self.job.attempt)
-
-
-def patiently(call: Callable[[], _T]) -> _T:
-    """Asks again where the database is away for a moment. What ends a pull is written `surely`: nobody else would."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(UnavailableError),
-        stop=tenacity.stop_after_delay(END_SECONDS),
-        wait=tenacity.wait_fixed(1),
-        reraise=True,
-    )
-    return retrying(call)
