@@ -61,7 +61,7 @@ def check_gguf(path: Path) -> None:
         name = read_architecture(path)
     except BadGgufError as error:
         raise DownloadError("bad_model", f"'{path.name}' is no GGUF file that can be used: {error}.") from None
-    libraries = _libraries("xllamacpp")
+    libraries = [path for folder in _folders("xllamacpp") for path in sorted(folder.glob("*.so"))]
     if not libraries:
         raise DownloadError(
             "backend_missing",
@@ -109,10 +109,6 @@ def _holds(library: Path, name: str) -> bool:
         return False
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(name.encode() + b"\0") >= 0
-
-
-def _libraries(package: str) -> list[Path]:
-    return [path for folder in _folders(package) for path in sorted(folder.glob("*.so")) + sorted(folder.glob("*.pyd"))]
 
 
 def _folders(package: str) -> list[Path]:
