@@ -173,6 +173,11 @@ class Opener:
         options = candidate.options | ({"on_gpu": True} if self._budget.gpu else {})
         if draft := options.get("speculative_model"):
             options["speculative_model"] = self._kernel.catalog.get(str(draft)).path
+            if not options["speculative_model"]:  # an engine would take that for none, and guess in another way
+                raise LoadError(
+                    "bad_engine_options",
+                    f"The files of the draft '{draft}' are on another node. Pull it on this one.",
+                )
         return options
 
     def _bay(self, order: Order, row: Model, engine: Engine, load_ns: int, size: int) -> Bay:

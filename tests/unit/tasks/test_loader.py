@@ -438,6 +438,25 @@ def test_an_expiry_is_shown_only_while_nothing_runs(yard: Yard) -> None:
     assert bay.holding().expires_at is None
 
 
+def test_a_draft_whose_files_are_on_another_node_is_missed_and_not_left_out(
+    yard: Yard, kernel: Kernel, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.catalog.configure("a", engine_options={"speculative_tokens": 3, "speculative_model": "b"})
+    get = kernel.catalog.get
+
+    def without_files(name: str) -> object:
+        row = get(name)
+        row.path = "" if name == "b" else row.path
+        return row
+
+    monkeypatch.setattr(kernel.catalog, "get", without_files)
+    yard.loader.load("a")
+    until(lambda: kernel.loads.failures())
+
+    (failure,) = kernel.loads.failures()
+    assert (failure.code, "'b'" in failure.message, engines.specs) == ("bad_engine_options", True, [])
+
+
 def test_a_database_that_is_away_delays_a_load_and_fails_nothing(
     yard: Yard, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
