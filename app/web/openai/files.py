@@ -123,7 +123,12 @@ def download_file(path: IdPath) -> Response:
 @files.delete("/v1/files/<id>", summary="Delete a file", responses={200: DeletedAnswer})
 def delete_file(path: IdPath) -> Response:
     """Forgets an upload."""
-    here().kernel.files.remove(path.id, identity().tenant)
+    site = here()
+    if _batch_of(site, path.id) is not None:
+        raise InvalidRequestError(
+            "A batch's output goes when its batch does, RETENTION_DAYS after its end.", param="id"
+        )
+    site.kernel.files.remove(path.id, identity().tenant)
     return jsonify({"id": path.id, "object": "file", "deleted": True})
 
 

@@ -170,6 +170,8 @@ def test_lines_are_kept_as_long_as_their_batch(client: FlaskClient, kernel: Kern
     told = client.get(f"/v1/files/file-output-{batch['id']}/content").data
 
     assert json.loads(told)["custom_id"] == "0"
+    kept = client.delete(f"/v1/files/file-output-{batch['id']}")
+    assert (kept.status_code, "goes when its batch does" in kept.get_data(as_text=True)) == (400, True)
 
     Retention(kernel.database, kernel.clock, days=1e-9, jobs=0).prune()
     assert (kernel.batches.page(), kernel.store.page()) == ([], [])
