@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient
-from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, ToolCall, form_of, text_of, tools_of
+from app.web.openai.schemas import DEFAULT_MAX_TOKENS, THOUGHT, ChatMessage, ToolCall, form_of, text_of, tools_of
 from app.web.schemas import MAX_MESSAGES, ModelName
 
 
@@ -33,9 +33,10 @@ class CallOutputItem(Lenient):
 
 
 class ReasoningItem(Lenient):
-    """An earlier response's thoughts: taken, and not shown to the model, as templates do it."""
+    """An earlier response's thoughts, which the model's template shows it or not."""
 
     type: Literal["reasoning"]
+    content: Annotated[list[dict[str, Any]], Field(max_length=MAX_MESSAGES)] | None = None
 
 
 def _kind(item: object) -> object:
@@ -130,7 +131,10 @@ class ResponseBody(Lenient):
         names: dict[str, str] = {}  # of the functions that were called, as templates want them with their results
         for item in self.input:
             if isinstance(item, MessageItem):
-                turns.append(item.translated())
+                _append(turns, item.translated())
+            elif isinstance(item, ReasoningItem):
+                if thought := text_of(item.content):
+                    turns.append({"role": "assistant", "content": "", "further": {THOUGHT: thought}})
             elif isinstance(item, CallItem):
                 names[item.call_id] = item.name
                 _append_call(turns, item)
@@ -159,6 +163,14 @@ class ResponseBody(Lenient):
 
 def _deeper(flat: dict[str, Any]) -> dict[str, Any]:
     return {"type": flat.get("type"), "function": {name: value for name, value in flat.items() if name != "type"}}
+
+
+def _append(turns: list[dict[str, Any]], turn: dict[str, Any]) -> None:
+    """Thoughts stand in the message that came of them."""
+    last = turns[-1] if turns else {}
+    if turn["role"] == last.get("role") == "assistant" and not last["content"]:
+        turn["further"] = turns.pop()["further"] | turn["further"]
+    turns.append(turn)
 
 
 def _append_call(turns: list[dict[str, Any]], item: CallItem) -> None:

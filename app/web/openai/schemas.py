@@ -15,6 +15,8 @@ from app.web.schemas import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, ModelName, Pro
 #: Tokens of an answer to a request that names no limit: the model's context bounds it too.
 DEFAULT_MAX_TOKENS = 4096
 MAX_PROMPTS = 64
+#: Where templates look for what a turn thought.
+THOUGHT = "reasoning_content"
 #: vLLM's extras that are refused.
 _NOT_DONE = (
     *("continue_final_message", "prompt_logprobs", "use_beam_search"),
@@ -151,7 +153,7 @@ class ChatMessage(Lenient):
             "name": self.name,
             "tool_call_id": self.tool_call_id,
             # Templates show a model what it thought before its last calls, and leave out older thoughts.
-            "reasoning_content": self.reasoning or self.reasoning_content,
+            THOUGHT: self.reasoning or self.reasoning_content,
             "tool_calls": [call.translated() for call in self.tool_calls or ()],
         }
         return turn | {"further": {name: value for name, value in further.items() if value}}
@@ -178,7 +180,7 @@ def text_of(content: str | list[dict[str, Any]] | None) -> str:
     texts = []
     for part in content:
         kind = part.get("type")
-        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+        if kind not in ("text", "input_text", "output_text", "reasoning_text") or not isinstance(part.get("text"), str):
             raise ValueError(f"content: parts of type '{kind}' are not understood; only text is")
         texts.append(part["text"])
     return "\n".join(texts)

@@ -73,7 +73,9 @@ def test_items_of_a_response_go_back_as_input(maker: openai.OpenAI, worker: Work
         ("assistant", "I look."),
         ("tool", "Rain."),
     ]
-    told = json.loads(messages[2]["further"])["tool_calls"]
+    further = json.loads(messages[2]["further"])
+    assert further["reasoning_content"] == "Well…"
+    told = further["tool_calls"]
     assert [(c["id"], c["function"]) for c in told] == [
         (call.call_id, {"name": "weather", "arguments": {"city": "Oslo"}})
     ]
