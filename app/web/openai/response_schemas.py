@@ -84,7 +84,7 @@ class ResponseBody(Lenient):
     def translated(self) -> DialectBody:
         """The one request type. Raises ValidationError, ValueError."""
         self._refuse_what_is_not_done()
-        form = self._format()
+        form, effort = self._format(), (self.reasoning or {}).get("effort")
         fields = {
             "model": self.model,
             "messages": self._messages(),
@@ -94,7 +94,7 @@ class ResponseBody(Lenient):
             "timeout": TIMEOUT,
             "scripted_tokens_per_second": self.scripted_tokens_per_second,
             "format": form,
-            "think": False if (self.reasoning or {}).get("effort") == "none" else None,
+            "think": None if effort is None else effort != "none",
             **tools_of(*self._tools(), single=self.parallel_tool_calls is False, formed=form is not None),
         }
         return DialectBody.model_validate({name: value for name, value in fields.items() if value is not None})

@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from app.jobs import State
+from app.web.openai.response_schemas import ResponseBody
 
 from .conftest import Worker
 from .test_chat import meanwhile
@@ -80,6 +81,11 @@ def test_items_of_a_response_go_back_as_input(maker: openai.OpenAI, worker: Work
         (call.call_id, {"name": "weather", "arguments": {"city": "Oslo"}})
     ]
     assert json.loads(messages[3]["further"]) == {"tool_call_id": call.call_id, "name": "weather"}
+
+
+@pytest.mark.parametrize(("effort", "think"), [("none", False), ("low", True), (None, None)])
+def test_an_effort_asks_for_thoughts_as_in_chats(effort: Any, think: bool | None) -> None:
+    assert ResponseBody(model="m", input="x", reasoning={"effort": effort}).translated().think is think
 
 
 def test_a_forced_call(maker: openai.OpenAI, worker: Worker) -> None:
