@@ -83,7 +83,8 @@ def _row(process: psutil.Process) -> tuple[str, str, str, str]:
     since = time.strftime("%H:%M:%S", time.localtime(process.create_time()))
     memory = f"{process.memory_info().rss / 2**20:.0f} MB"
     line = " ".join(process.cmdline()).split()[:4]  # a title that a process gave itself is one long word
-    return " ".join(Path(word).name for word in line), str(process.pid), memory, since
+    role = process.environ().get("ROLE", "")
+    return " ".join((role, *(Path(word).name for word in line))).strip(), str(process.pid), memory, since
 
 
 def _health(address: str, settings: Settings) -> str:

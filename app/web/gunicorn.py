@@ -10,12 +10,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from app import unused
 from app.errors import TokenyardError
 from app.settings import load
 
-#: What structlog, redis and kombu import wherever it is installed, and here nothing uses: some 8 MB. As if it were not.
-UNUSED = ("opentelemetry", "rich", "yaml")
-sys.modules |= dict.fromkeys(UNUSED)  # type: ignore[arg-type]  # None is how Python says that
+unused.hide()
 
 #: glibc's number for how many heaps threads share. Each would else have its own, and keep in it what its largest body
 #: took: 190 MB of 350 after twelve minutes of bad input.

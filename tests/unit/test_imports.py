@@ -23,6 +23,8 @@ UNLOADED = HEAVY | {
     *("tasks", "inference", "migrations", "typer", "rich", "pygments", "opentelemetry", "yaml", "attr", "httpx"),
     *("huggingface_hub", "tokenizers", "gguf", "numpy", "markdown_it", "nh3", "alembic", "pytest"),
 }
+#: What no worker, puller, keeper or beat loads.
+UNLOADED_BY_CELERY = HEAVY | {"flower", "tornado", "click_repl", "prompt_toolkit", "opentelemetry", "rich", "flask"}
 #: Modules that one has loaded; measured 1,151.
 MOST_MODULES = 1_200
 START = """
@@ -31,6 +33,12 @@ runpy.run_path("app/web/gunicorn.py")["on_starting"](None)
 import gunicorn.workers.ggevent
 from app.web import create_app
 create_app()
+print(*(name for name, module in sys.modules.items() if module))
+"""
+CELERY = """
+import sys, tasks.__main__
+from tasks import app
+app.loader.import_default_modules()
 print(*(name for name, module in sys.modules.items() if module))
 """
 
@@ -94,3 +102,18 @@ def test_a_web_process_loads_little(tmp_path: Path) -> None:
     names = told.stdout.split()
     assert {name.partition(".")[0] for name in names} & UNLOADED == set()
     assert len(names) <= MOST_MODULES
+
+
+def test_a_celery_process_loads_no_other_commands(tmp_path: Path) -> None:
+    env = {**os.environ, "DATA_DIR": str(tmp_path), "REDIS_URL": "redis://127.0.0.1:1/0", "ROLE": "worker"}
+    told = subprocess.run([sys.executable, "-c", CELERY], cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    names = {name.partition(".")[0] for name in told.stdout.split()}
+    assert "celery" in names
+    assert names & UNLOADED_BY_CELERY == set()
+
+
+def test_a_celery_process_wants_a_role_that_is_one(tmp_path: Path) -> None:
+    env = {**os.environ, "DATA_DIR": str(tmp_path), "ROLE": "web"}
+    said = subprocess.run([sys.executable, "-m", "tasks"], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert said.returncode == 1
+    assert said.stderr == "ROLE says which process this is to be: worker, puller, keeper or beat.\n"
