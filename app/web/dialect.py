@@ -11,6 +11,8 @@ from app.web.bodies import encode
 from app.web.schemas import MAX_MESSAGES, MAX_SCHEMA, ChatBody, Message, schema_text
 
 MAX_TOOLS = 128
+#: Where templates look for what a turn thought.
+THOUGHT = "reasoning_content"
 #: Seconds that a request of another dialect may take, queueing and loading included.
 TIMEOUT = 600
 

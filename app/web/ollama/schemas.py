@@ -3,9 +3,9 @@
 from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import AfterValidator, AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
-from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient, checked
+from app.web.dialect import MAX_TOOLS, THOUGHT, TIMEOUT, DialectBody, Lenient, checked
 from app.web.schemas import MAX_MESSAGES, GenerateBody, KeepAlive, ModelName, PromptBody
 
 log = structlog.get_logger(__name__)
@@ -35,7 +35,16 @@ def _blind(images: list[Any] | None) -> None:
 Images = Annotated[list[Any] | None, AfterValidator(_blind)]
 
 
-class Named(Lenient):
+class Loose(Lenient):
+    """A body in which a field that is null is one that was left out, as Go reads it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, body: Any) -> Any:
+        return {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+
+
+class Named(Loose):
     """A body that names a model; `name` is the older word for it."""
 
     model: ModelName = Field(validation_alias=AliasChoices("model", "name"))
@@ -54,11 +63,12 @@ class BlobPath(Lenient):
     digest: str
 
 
-class OllamaTurn(Lenient):
+class OllamaTurn(Loose):
     """One message."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
+    thinking: str = ""
     images: Images = None
     tool_calls: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_name: str | None = None
@@ -66,7 +76,12 @@ class OllamaTurn(Lenient):
 
     def translated(self) -> dict[str, Any]:
         """As the one request type has it. Raises ValueError."""
-        further = {"name": self.tool_name, "tool_call_id": self.tool_call_id, "tool_calls": self._calls()}
+        further = {
+            "name": self.tool_name,
+            "tool_call_id": self.tool_call_id,
+            THOUGHT: self.thinking,
+            "tool_calls": self._calls(),
+        }
         kept = {name: value for name, value in further.items() if value}
         return {"role": self.role, "content": self.content, "further": kept}
 
@@ -79,7 +94,8 @@ class OllamaTurn(Lenient):
             said = {"name": function.get("name"), "arguments": function.get("arguments", {})}
             if not isinstance(said["name"], str) or not isinstance(said["arguments"], dict):
                 raise ValueError('tool_calls: each is {"function": {"name": "…", "arguments": {…}}}')
-            calls.append({"type": "function", "function": said})
+            known = {"id": call["id"]} if isinstance(call.get("id"), str) and call["id"] else {}
+            calls.append({**known, "type": "function", "function": said})
         return calls
 
 
@@ -89,7 +105,7 @@ class Talk(Named):
     stream: bool = True
     options: dict[str, Any] | None = None
     format: str | dict[str, Any] | None = None
-    think: bool | Literal["low", "medium", "high"] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
     keep_alive: KeepAlive | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
@@ -114,7 +130,7 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
     fields = {ours: given.pop(theirs) for theirs, ours in _OPTIONS.items() if theirs in given}
     predict, seed, stop = given.pop("num_predict", None), given.pop("seed", None), given.pop("stop", None)
     if isinstance(predict, int):
-        fields["max_tokens"] = predict if predict > 0 else UNLIMITED
+        fields["max_tokens"] = min(predict, UNLIMITED) if predict > 0 else UNLIMITED
     if isinstance(seed, int) and seed >= 0:
         fields["seed"] = seed % (1 << 32)
     if stop:

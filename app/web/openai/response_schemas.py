@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient
-from app.web.openai.schemas import DEFAULT_MAX_TOKENS, THOUGHT, ChatMessage, ToolCall, form_of, text_of, tools_of
+from app.web.dialect import MAX_TOOLS, THOUGHT, TIMEOUT, DialectBody, Lenient
+from app.web.openai.schemas import DEFAULT_MAX_TOKENS, ChatMessage, ToolCall, form_of, text_of, tools_of
 from app.web.schemas import MAX_MESSAGES, ModelName
 
 

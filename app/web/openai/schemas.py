@@ -9,14 +9,12 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from app.jobs import DEFAULT_PRIORITY
 from app.web.bodies import decode_object
-from app.web.dialect import MAX_TOOLS, TIMEOUT, DialectBody, Lenient, checked, chosen
+from app.web.dialect import MAX_TOOLS, THOUGHT, TIMEOUT, DialectBody, Lenient, checked, chosen
 from app.web.schemas import MAX_CHOICES, MAX_MESSAGES, MAX_STOPS, ModelName, PromptBody
 
 #: Tokens of an answer to a request that names no limit: the model's context bounds it too.
 DEFAULT_MAX_TOKENS = 4096
 MAX_PROMPTS = 64
-#: Where templates look for what a turn thought.
-THOUGHT = "reasoning_content"
 #: vLLM's extras that are refused.
 _NOT_DONE = (
     *("continue_final_message", "prompt_logprobs", "use_beam_search"),

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 from app.bus import Entry
 from app.events import Token
 from app.kernel import Kernel
+from app.web.ollama.schemas import ChatRequest
 from app.web.openai.schemas import ChatCompletionBody
 
 from .conftest import NODE, Worker
@@ -85,6 +86,32 @@ def test_a_turn_s_parts_and_thoughts_reach_the_template() -> None:
         {"reasoning_content": "Well…"},
         {"reasoning_content": "Hm"},
     ]
+
+
+def test_what_a_turn_of_ollamas_thought_and_called_reaches_the_template() -> None:
+    call = {"id": "call_1", "function": {"name": "weather", "arguments": {}}}
+    turns = [
+        {"role": "assistant", "content": None, "thinking": "Well…", "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+    ]
+    shown = ChatRequest.model_validate(ASKED | {"messages": turns}).translated([]).request()["messages"]
+
+    assert shown[0]["content"] == ""
+    assert json.loads(shown[0]["further"]) == {
+        "reasoning_content": "Well…",
+        "tool_calls": [call | {"type": "function"}],
+    }
+    assert json.loads(shown[1]["further"]) == {"tool_call_id": "call_1"}
+
+
+def test_ollama_takes_null_for_left_out_the_highest_think_and_any_length() -> None:
+    asked = ASKED | {"stream": None, "logprobs": None, "tools": None, "think": "max"}
+    body = ChatRequest.model_validate(asked | {"options": {"num_predict": 1_000_000}})
+    request = body.translated([]).request()
+
+    assert body.stream
+    assert request["think"]
+    assert request["sampling"]["max_tokens"] == 131_072
 
 
 def test_vllm_s_extras_are_done_or_refused_not_dropped() -> None:
