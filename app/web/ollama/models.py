@@ -133,11 +133,13 @@ def _resident(model: Model, card: Card, holding: Holding, waiting: int) -> dict[
 
 def _capabilities(model: Model) -> list[str]:
     template = model.facts.get("template") or ""
+    embeds = model.facts.get("task") == "embed"
     can = {
-        "completion": model.facts.get("task") != "embed",
+        "completion": not embeds,
         "tools": "tools" in template,
         "thinking": "<think>" in template,
-        "embedding": model.format == "gguf",
+        # Any GGUF model makes vectors here, but `ollama run` asks a model that says so for nothing else.
+        "embedding": embeds and model.format == "gguf",
     }
     return [name for name, has in can.items() if has]
 

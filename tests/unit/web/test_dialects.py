@@ -202,3 +202,12 @@ def test_both_dialects_list_a_model_under_each_of_its_names(client: FlaskClient,
     assert listed == {"scripted", "gpt-4o-mini"}
     assert tagged == {f"{name}:latest" for name in listed}
     assert client.get("/v1/models/gpt-4o-mini").get_json()["id"] == "gpt-4o-mini"
+
+
+@pytest.mark.parametrize(("task", "can"), [("generate", ["completion"]), ("embed", ["embedding"])])
+def test_ollama_run_takes_only_a_model_for_vectors_for_one(
+    client: FlaskClient, kernel: Kernel, tmp_path: Path, task: str, can: list[str]
+) -> None:
+    kernel.catalog.add("o/n", tmp_path, format="gguf", size_bytes=9, source="import", facts={"task": task})
+
+    assert client.post("/api/show", json={"model": "o/n"}).get_json()["capabilities"] == can
