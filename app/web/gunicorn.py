@@ -16,11 +16,14 @@ from app.settings import load
 
 unused.hide()
 
-#: glibc's number for how many heaps threads share. Each would else have its own, and keep in it what its largest body
-#: took: 190 MB of 350 after twelve minutes of bad input.
-M_ARENA_MAX = -8
+#: glibc's numbers for how many heaps threads share, and for the bytes from which on memory is taken outside of them, to
+#: be given back at once. Each thread would else have a heap of its own, and keep in it what its largest body took:
+#: 190 MB of 350 after twelve minutes of bad input. And the limit would rise with the first such body, and the one heap
+#: have holes of 67 MB.
+M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
 with suppress(AttributeError):  # another C library
     ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 128 * 1024)
 
 _settings = load()
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host

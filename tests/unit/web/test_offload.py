@@ -42,7 +42,7 @@ def _writes(kind: type, name: str) -> bool:
     """Whether a method takes the write lock, by itself or through another method of its own."""
     source = inspect.getsource(getattr(kind, name))
     others = {other for other in re.findall(r"self\.(\w+)\(", source) if other != name}
-    return ".write()" in source or any(_writes(kind, other) for other in others if hasattr(kind, other))
+    return ".write(" in source or any(_writes(kind, other) for other in others if hasattr(kind, other))
 
 
 def test_what_submits_does_not() -> None:
