@@ -1,9 +1,11 @@
 """Where requests are made ready, beside an engine's loop: one at a time, in order, as that is Python for the most part.
 
-A schema is checked before that, which may take seconds: those who bring one wait for it and for each other's, and
-nobody else does.
+A schema is checked before that, which may take seconds: those who bring one wait for it and for each other's, tenants
+in turns, and nobody else does.
 """
 
+import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
@@ -38,6 +40,8 @@ class Preparer(Generic[Item]):
         self._prepare = prepare
         self._refuse = refuse
         self._checkers = ThreadPoolExecutor(CHECKERS, "check")
+        self._unchecked: dict[str, deque[Item]] = {}  # by tenant, whose turn it is first
+        self._lock = threading.Lock()
         self._desk = ThreadPoolExecutor(1, "prepare")
 
     def take(self, answer: Item) -> None:
@@ -45,12 +49,23 @@ class Preparer(Generic[Item]):
         if answer.request.sampling.schema is None:
             self._desk.submit(self._do, self._prepare, answer)
         else:
-            self._checkers.submit(self._do, self._check, answer)
+            with self._lock:
+                self._unchecked.setdefault(answer.request.salt, deque()).append(answer)
+            self._checkers.submit(self._check_next)
 
     def close(self) -> None:
         """Whatever has not begun never does."""
         self._checkers.shutdown(wait=False, cancel_futures=True)
         self._desk.shutdown(cancel_futures=True)
+
+    def _check_next(self) -> None:
+        with self._lock:
+            tenant = next(iter(self._unchecked))
+            theirs = self._unchecked.pop(tenant)
+            answer = theirs.popleft()
+            if theirs:
+                self._unchecked[tenant] = theirs  # behind the others
+        self._do(self._check, answer)
 
     def _check(self, answer: Item) -> None:
         if (fault := schema.fault(str(answer.request.sampling.schema))) is not None:

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from inference import schema
+from inference import preparer, schema
 from inference.errors import RefusedError
 from inference.preparer import CHECKERS, Preparer
 from inference.protocol import Failure, Request, Sampling
@@ -15,8 +15,8 @@ SOON = 20.0
 
 
 class Answer:
-    def __init__(self, request_id: str, form: str | None = None) -> None:
-        self.request = Request(request_id, (), Sampling(schema=form))
+    def __init__(self, request_id: str, form: str | None = None, tenant: str = "") -> None:
+        self.request = Request(request_id, (), Sampling(schema=form), salt=tenant)
         self.prompt_tokens = 0
         self.over = False
 
@@ -80,6 +80,19 @@ def test_nobody_else_waits_while_schemas_are_checked(desk: Desk, checker: Checke
     checker.may.set()
     refused = {desk.refused.get(timeout=SOON) for _ in range(CHECKERS + 1)}
     assert refused == {(f"slow {number}", Failure.INVALID_REQUEST, 0) for number in range(CHECKERS + 1)}
+
+
+def test_the_schemas_of_one_tenant_let_another_s_pass(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparer, "CHECKERS", 1)
+    desk = Desk()
+    for number in range(4):
+        desk.preparer.take(Answer(f"slow {number}", f"bad {number}", "greedy"))
+    assert checker.seen.get(timeout=SOON) == "bad 0"
+    desk.preparer.take(Answer("formed", "good", "another"))
+    checker.may.set()
+    assert desk.prepared.get(timeout=SOON) == "formed"
+    assert [checker.seen.get(timeout=SOON) for _ in range(4)] == ["bad 1", "good", "bad 2", "bad 3"]
+    desk.preparer.close()
 
 
 def test_one_whose_schema_is_good_is_prepared_after_it(desk: Desk, checker: Checker) -> None:
