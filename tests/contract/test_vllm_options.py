@@ -69,6 +69,15 @@ def test_what_a_cpu_can_do_is_done(starter_bf16: Path, tmp_path: Path) -> None:
         assert (refused.error.code, "no adapter 'tame'" in refused.error.message) == ("invalid_request", True)
 
 
+def test_a_model_guesses_for_another_one(starter_bf16: Path) -> None:
+    """Here for itself, as there is no smaller one of its vocabulary: so each guess is right."""
+    options = {"speculative_tokens": 3, "speculative_model": str(starter_bf16)}
+    with Listener(load(starter_bf16, quantize="fp32", context=1024, options=options)) as listener:
+        steps = listener.ask(make_request("guessed", messages=CAPITAL))
+        assert listener.text("guessed") == "The capital of France is Paris."
+        assert len(steps) <= sum(chunk.count for chunk in steps) / 2
+
+
 @pytest.mark.parametrize("kind", ["f16", "q8_0"])
 def test_llama_cpp_keeps_its_cache_as_it_is_told(starter_gguf: Path, kind: str) -> None:
     from inference.protocol import Spec
