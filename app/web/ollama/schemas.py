@@ -130,7 +130,7 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
     fields = {ours: given.pop(theirs) for theirs, ours in _OPTIONS.items() if theirs in given}
     predict, seed, stop = given.pop("num_predict", None), given.pop("seed", None), given.pop("stop", None)
     if isinstance(predict, int):
-        fields["max_tokens"] = min(predict, UNLIMITED) if predict > 0 else UNLIMITED
+        fields["max_tokens"] = predict if predict > 0 else UNLIMITED
     if isinstance(seed, int) and seed >= 0:
         fields["seed"] = seed % (1 << 32)
     if stop:

@@ -104,9 +104,9 @@ def test_what_a_turn_of_ollamas_thought_and_called_reaches_the_template() -> Non
     assert json.loads(shown[1]["further"]) == {"tool_call_id": "call_1"}
 
 
-def test_ollama_takes_null_for_left_out_the_highest_think_and_any_length() -> None:
+def test_ollama_takes_null_for_left_out_the_highest_think_and_no_limit() -> None:
     asked = ASKED | {"stream": None, "logprobs": None, "tools": None, "think": "max"}
-    body = ChatRequest.model_validate(asked | {"options": {"num_predict": 1_000_000}})
+    body = ChatRequest.model_validate(asked | {"options": {"num_predict": -1}})
     request = body.translated([]).request()
 
     assert body.stream
