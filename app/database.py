@@ -158,18 +158,15 @@ def _create_engine(url: URL) -> sa.Engine:
         options = connection.get_execution_options()
         if options.get("begin") == "IMMEDIATE":
             # Without a WAL, a power cut in a commit that does not wait could break the file itself.
-            synced = options.get("synced", True) or not wal
-            # A connection's next transaction may be of the other kind. This costs 4 microseconds.
-            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-            _begin_writing(connection)
+            _begin_writing(connection, synced=options.get("synced", True) or not wal)
         else:
             connection.exec_driver_sql("BEGIN DEFERRED")
 
     return engine
 
 
-def _begin_writing(connection: sa.Connection) -> None:
-    """Takes SQLite's write lock, as soon as it is free for whoever asks next.
+def _begin_writing(connection: sa.Connection, *, synced: bool) -> None:
+    """Takes SQLite's write lock, as soon as it is free for whoever asks next; `synced`: as `Database.write` has it.
 
     SQLite's own way to wait sleeps ever longer, up to 100 ms: among many writers the lock lies idle half the time, and
     who has waited longest asks least often (https://www.sqlite.org/c3ref/busy_timeout.html). Here each asks once a
@@ -179,6 +176,8 @@ def _begin_writing(connection: sa.Connection) -> None:
     patience = connection.get_execution_options().get("patience", BUSY_TIMEOUT_MS)
     deadline = time.monotonic() + patience / 1000
     driver: Any = connection.connection.driver_connection
+    # The connection's last transaction may have been of the other kind.
+    driver.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
     driver.execute("PRAGMA busy_timeout = 1")
     try:
         while time.monotonic() < deadline:

@@ -63,7 +63,7 @@ def status(settings: Settings, *, as_json: bool = False) -> int:
     card = place.read_card(settings)
     rows = []
     for process in sorted(place.members(settings), key=lambda p: p.pid) if card else ():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):  # as `members`, which reads their environment too
             rows.append(_row(process))
     health = _health(card["address"], settings) if card else "stopped"
     if as_json:

@@ -22,8 +22,9 @@ unused.hide()
 #: have holes of 67 MB.
 M_ARENA_MAX, M_MMAP_THRESHOLD = -8, -3
 with suppress(AttributeError):  # another C library
-    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 128 * 1024)
+    _mallopt = ctypes.CDLL(None).mallopt
+    _mallopt(M_ARENA_MAX, 1)
+    _mallopt(M_MMAP_THRESHOLD, 128 * 1024)
 
 _settings = load()
 _host = f"[{_settings.host}]" if ":" in _settings.host else _settings.host
