@@ -6,5 +6,5 @@ NAMES = ("opentelemetry", "rich", "tornado", "yaml")
 
 
 def hide() -> None:
-    """Lets a process import them as if they were not installed: some 8 MB, and a tenth of a second of its start."""
+    """Lets a process import them as if they were not installed: some 8 MB of the web process."""
     sys.modules |= dict.fromkeys(NAMES)  # type: ignore[arg-type]  # None is how Python says that
